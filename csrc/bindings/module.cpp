@@ -1,0 +1,222 @@
+// The Python face of a backend: one source, built once for each of _cpu, _emulator and _cuda (FASTCONV_MODULE).
+// Tensors come as addresses, so nothing here knows of torch or CuPy.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "fastconv/plan.h"
+
+namespace py = pybind11;
+using namespace fastconv;
+
+namespace {
+
+using Sizes = std::vector<int64_t>;
+
+ConvProblem make_conv(int64_t n, int64_t c, int64_t k, const Sizes& input, const Sizes& filter, const Sizes& stride,
+                      const Sizes& padding, const std::optional<Sizes>& padding_high, const Sizes& dilation,
+                      int64_t groups, const std::string& dtype, const std::string& layout) {
+  const int rank = int(input.size());
+  require(rank >= 1 && rank <= 3, "input: expected 1 to 3 spatial dimensions, got ", rank);
+  ConvProblem problem;
+  problem.rank = rank;
+  problem.dtype = parse_dtype(dtype);
+  problem.layout = parse_layout(layout);
+  problem.n = n, problem.c = c, problem.k = k, problem.groups = groups;
+  problem.in = spread(input, rank, 1, "input");
+  problem.filter = spread(filter, rank, 1, "weight");
+  problem.stride = spread(stride, rank, 1, "stride");
+  problem.pad_lo = spread(padding, rank, 0, "padding");
+  problem.pad_hi = spread(padding_high.value_or(padding), rank, 0, "padding");
+  problem.dilation = spread(dilation, rank, 1, "dilation");
+  problem.validate();
+  return problem;
+}
+
+PoolProblem make_pool(const std::string& kind, int64_t n, int64_t c, const Sizes& input, const Sizes& window,
+                      const Sizes& stride, const Sizes& padding, const Sizes& dilation, bool ceil_mode,
+                      bool count_include_pad, std::optional<int64_t> divisor_override, const std::string& dtype,
+                      const std::string& layout) {
+  const int rank = int(input.size());
+  require(rank >= 1 && rank <= 3, "input: expected 1 to 3 spatial dimensions, got ", rank);
+  require(divisor_override != 0, "divisor_override: expected a divisor other than zero");
+  PoolProblem problem;
+  problem.rank = rank;
+  problem.kind = parse_pool_kind(kind);
+  problem.dtype = parse_dtype(dtype);
+  problem.layout = parse_layout(layout);
+  problem.n = n, problem.c = c;
+  problem.in = spread(input, rank, 1, "input");
+  problem.window = spread(window, rank, 1, "kernel_size");
+  problem.stride = spread(stride, rank, 1, "stride");
+  problem.pad = spread(padding, rank, 0, "padding");
+  problem.dilation = spread(dilation, rank, 1, "dilation");
+  problem.ceil_mode = ceil_mode;
+  problem.count_include_pad = count_include_pad;
+  problem.divisor_override = divisor_override.value_or(0);
+  problem.validate();
+  return problem;
+}
+
+Sizes spatial(const Axes& axes, int rank) { return Sizes(axes.begin() + (3 - rank), axes.end()); }
+
+template <class T>
+T* address(uintptr_t value) {
+  return reinterpret_cast<T*>(value);
+}
+
+template <class Problem>
+void bind_shape(py::class_<Problem>& type) {
+  type.def_readonly("rank", &Problem::rank)
+      .def_readonly("n", &Problem::n)
+      .def_readonly("c", &Problem::c)
+      .def_property_readonly("input", [](const Problem& p) { return spatial(p.in, p.rank); })
+      .def_property_readonly("output", [](const Problem& p) { return spatial(p.out, p.rank); })
+      .def_property_readonly("stride", [](const Problem& p) { return spatial(p.stride, p.rank); })
+      .def_property_readonly("dilation", [](const Problem& p) { return spatial(p.dilation, p.rank); })
+      .def_property_readonly("dtype", [](const Problem& p) { return name_of(p.dtype); })
+      .def_property_readonly("layout", [](const Problem& p) { return name_of(p.layout); })
+      .def(
+          "flops", [](const Problem& p, const std::string& pass) { return p.flops(parse_pass(pass)); },
+          py::arg("pass_"))
+      .def(
+          "bytes", [](const Problem& p, const std::string& pass) { return p.bytes(parse_pass(pass)); },
+          py::arg("pass_"))
+      .def("__repr__", &Problem::describe);
+}
+
+void bind_problems(py::module_& m) {
+  auto conv = py::class_<ConvProblem>(m, "ConvProblem", py::module_local());
+  bind_shape(conv);
+  conv.def(py::init(&make_conv), py::kw_only(), py::arg("n"), py::arg("c"), py::arg("k"), py::arg("input"),
+           py::arg("filter"), py::arg("stride"), py::arg("padding"), py::arg("padding_high") = py::none(),
+           py::arg("dilation"), py::arg("groups") = 1, py::arg("dtype") = "float32", py::arg("layout") = "nchw")
+      .def_readonly("k", &ConvProblem::k)
+      .def_readonly("groups", &ConvProblem::groups)
+      .def_property_readonly("filter", [](const ConvProblem& p) { return spatial(p.filter, p.rank); })
+      .def_property_readonly("padding", [](const ConvProblem& p) { return spatial(p.pad_lo, p.rank); })
+      .def_property_readonly("padding_high", [](const ConvProblem& p) { return spatial(p.pad_hi, p.rank); });
+
+  auto pool = py::class_<PoolProblem>(m, "PoolProblem", py::module_local());
+  bind_shape(pool);
+  pool.def(py::init(&make_pool), py::kw_only(), py::arg("kind"), py::arg("n"), py::arg("c"), py::arg("input"),
+           py::arg("window"), py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("ceil_mode") = false,
+           py::arg("count_include_pad") = true, py::arg("divisor_override") = py::none(), py::arg("dtype") = "float32",
+           py::arg("layout") = "nchw")
+      .def_property_readonly("kind", [](const PoolProblem& p) { return name_of(p.kind); })
+      .def_property_readonly("window", [](const PoolProblem& p) { return spatial(p.window, p.rank); })
+      .def_property_readonly("padding", [](const PoolProblem& p) { return spatial(p.pad, p.rank); })
+      .def_readonly("ceil_mode", &PoolProblem::ceil_mode)
+      .def_readonly("count_include_pad", &PoolProblem::count_include_pad)
+      .def_readonly("divisor_override", &PoolProblem::divisor_override)
+      .def_property_readonly("offset_bytes", &PoolProblem::offset_bytes);
+}
+
+template <class Problem>
+py::class_<Plan<Problem>> bind_plan(py::module_& m, const char* name) {
+  return py::class_<Plan<Problem>>(m, name, py::module_local())
+      .def_readonly("problem", &Plan<Problem>::problem)
+      .def_property_readonly("pass_", [](const Plan<Problem>& plan) { return name_of(plan.pass); })
+      .def_readonly("kernel", &Plan<Problem>::kernel)
+      .def_readonly("candidates", &Plan<Problem>::candidates)
+      .def_readonly("cost", &Plan<Problem>::cost)
+      .def_property_readonly("detail", [](const Plan<Problem>& plan) { return plan.prepared.detail; })
+      .def_property_readonly("workspace_bytes", [](const Plan<Problem>& plan) { return plan.prepared.workspace_bytes; })
+      .def_property_readonly("is_aten", &Plan<Problem>::is_aten)
+      .def("explain", &Plan<Problem>::explain)
+      .def("__repr__", [](const Plan<Problem>& plan) {
+        return concat("<plan ", plan.kernel, ": ", name_of(plan.pass), " of ", plan.problem.describe(), ">");
+      });
+}
+
+template <class Problem>
+void launch(const Plan<Problem>& plan, const typename args_of<Problem>::type& args) {
+  require(!plan.is_aten(), "kernel: an aten plan is run by PyTorch, not by this module");
+  require(plan.prepared.workspace_bytes == 0 || args.workspace, "workspace: the plan needs ",
+          plan.prepared.workspace_bytes, " bytes, got none");
+  py::gil_scoped_release unlocked;
+  plan.prepared.launch(args);
+}
+
+PlanOptions conv_options(const std::string& kernel, int64_t workspace_limit, int threads, int device, bool bias) {
+  PlanOptions options;
+  options.kernel = kernel, options.workspace_limit = workspace_limit, options.threads = threads;
+  options.device = device, options.bias = bias;
+  return options;
+}
+
+PlanOptions pool_options(const std::string& kernel, int64_t workspace_limit, int threads, int device, bool offsets,
+                         bool indices) {
+  PlanOptions options = conv_options(kernel, workspace_limit, threads, device, false);
+  options.offsets = offsets, options.indices = indices;
+  return options;
+}
+
+template <class Problem>
+py::list kernel_table(const std::vector<Kernel<Problem>>& kernels) {
+  py::list rows;
+  for (const auto& kernel : kernels) rows.append(py::make_tuple(kernel.name, kernel.summary));
+  return rows;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(FASTCONV_MODULE, m) {
+  m.doc() = "A fastconv backend: problem -> candidates -> plan -> run(addresses, workspace, stream).";
+  bind_problems(m);
+
+  py::class_<Cost>(m, "Cost", py::module_local())
+      .def_readonly("microseconds", &Cost::microseconds)
+      .def_readonly("flops", &Cost::flops)
+      .def_readonly("bytes", &Cost::bytes);
+  py::class_<Candidate>(m, "Candidate", py::module_local())
+      .def_readonly("kernel", &Candidate::kernel)
+      .def_readonly("accepted", &Candidate::accepted)
+      .def_readonly("reason", &Candidate::reason)
+      .def_readonly("cost", &Candidate::cost);
+
+  bind_plan<ConvProblem>(m, "ConvPlan")
+      .def("run", [](const Plan<ConvProblem>& plan, uintptr_t a, uintptr_t b, uintptr_t bias, uintptr_t out,
+                     uintptr_t workspace, uintptr_t stream) {
+        launch(plan, {address<const void>(a), address<const void>(b), address<const void>(bias), address<void>(out),
+                      address<void>(workspace), address<void>(stream)});
+      });
+  bind_plan<PoolProblem>(m, "PoolPlan")
+      .def("run", [](const Plan<PoolProblem>& plan, uintptr_t src, uintptr_t dst, uintptr_t offsets, uintptr_t indices,
+                     uintptr_t workspace, uintptr_t stream) {
+        launch(plan, {address<const void>(src), address<void>(dst), address<void>(offsets), address<int64_t>(indices),
+                      address<void>(workspace), address<void>(stream)});
+      });
+
+  m.def(
+      "conv_plan",
+      [](const ConvProblem& problem, const std::string& pass, const std::string& kernel, int64_t workspace_limit,
+         int threads, int device, bool bias) {
+        return make_plan(problem, parse_pass(pass), conv_options(kernel, workspace_limit, threads, device, bias));
+      },
+      py::arg("problem"), py::arg("pass_"), py::kw_only(), py::arg("kernel") = "", py::arg("workspace_limit") = -1,
+      py::arg("threads") = 0, py::arg("device") = 0, py::arg("bias") = false);
+  m.def(
+      "pool_plan",
+      [](const PoolProblem& problem, const std::string& pass, const std::string& kernel, int64_t workspace_limit,
+         int threads, int device, bool offsets, bool indices) {
+        return make_plan(problem, parse_pass(pass),
+                         pool_options(kernel, workspace_limit, threads, device, offsets, indices));
+      },
+      py::arg("problem"), py::arg("pass_"), py::kw_only(), py::arg("kernel") = "", py::arg("workspace_limit") = -1,
+      py::arg("threads") = 0, py::arg("device") = 0, py::arg("offsets") = false, py::arg("indices") = false);
+
+  m.def("output_size", &output_size, py::arg("input"), py::arg("low"), py::arg("high"), py::arg("window"),
+        py::arg("stride"), py::arg("dilation"), py::arg("ceil_mode") = false);
+  m.def("conv_kernels", [] { return kernel_table(conv_kernels()); });
+  m.def("pool_kernels", [] { return kernel_table(pool_kernels()); });
+  m.def("info", [] {
+    const BackendInfo info = backend_info();
+    py::dict result;
+    result["name"] = info.name;
+    result["available"] = info.available;
+    result["reason"] = info.reason;
+    result["devices"] = info.devices;
+    result["details"] = info.details;
+    return result;
+  });
+}

@@ -1,0 +1,125 @@
+// From problem to plan. A backend is a table of kernels; planning is the same for all of them (planner/plan.cpp):
+// every entry accepts or refuses WITH a reason, accepted ones carry a cost, the cheapest is prepared once and then run
+// any number of times.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "fastconv/problem.h"
+
+namespace fastconv {
+
+struct PlanOptions {
+  std::string kernel;            // only this entry of the table; empty: the cheapest
+  int64_t workspace_limit = -1;  // bytes; negative: no limit
+  int threads = 0;               // CPU backend: threads to use at most; 0: the OpenMP default
+  int device = 0;                // CUDA backend: device ordinal
+  bool bias = false;             // conv fprop: add bias[K] in the epilogue
+  bool offsets = false;          // max-pool fprop: store the winning taps
+  bool indices = false;          // max-pool fprop: store torch's int64 plane indices
+};
+
+// What a kernel would take, as its own model sees it. Microseconds decide; the rest explains them.
+struct Cost {
+  double microseconds = 0;
+  double flops = 0;
+  double bytes = 0;
+};
+
+// Addresses as they come from Python. conv: (a, b) is (x, w) in fprop, (gy, w) in dgrad, (x, gy) in wgrad, (gy, null)
+// in bgrad. `bias` may be null.
+struct ConvArgs {
+  const void* a = nullptr;
+  const void* b = nullptr;
+  const void* bias = nullptr;
+  void* out = nullptr;
+  void* workspace = nullptr;
+  void* stream = nullptr;
+};
+
+// src is x, gy or ggx; dst is y, gx or ggy. `offsets` (uint8 or int32, as PoolProblem::offset_bytes says) is written by
+// max fprop and read by max dgrad and gather; `indices` (int64) is only written. Both have y's shape and layout.
+struct PoolArgs {
+  const void* src = nullptr;
+  void* dst = nullptr;
+  void* offsets = nullptr;
+  int64_t* indices = nullptr;
+  void* workspace = nullptr;
+  void* stream = nullptr;
+};
+
+template <class Problem>
+struct args_of;
+template <>
+struct args_of<ConvProblem> {
+  using type = ConvArgs;
+};
+template <>
+struct args_of<PoolProblem> {
+  using type = PoolArgs;
+};
+
+// A kernel made ready for one problem: everything that does not depend on addresses is computed here, once.
+template <class Problem>
+struct Prepared {
+  std::function<void(const typename args_of<Problem>::type&)> launch;
+  int64_t workspace_bytes = 0;
+  std::string detail;  // for people: tile, grid, split, threads
+};
+
+// One line of a backend's table.
+template <class Problem>
+struct Kernel {
+  const char* name;
+  const char* summary;  // one line, for `python -m fastconv info`
+  // Why not, in words; empty: accepted.
+  std::string (*refuse)(const Problem&, Pass, const PlanOptions&);
+  Cost (*cost)(const Problem&, Pass, const PlanOptions&);
+  // Null for "aten": the caller runs PyTorch's own operator (the core knows nothing of torch).
+  Prepared<Problem> (*prepare)(const Problem&, Pass, const PlanOptions&);
+};
+
+struct Candidate {
+  std::string kernel;
+  bool accepted = false;
+  std::string reason;  // why refused; empty when accepted
+  Cost cost;           // zero when refused
+};
+
+template <class Problem>
+struct Plan {
+  Problem problem;
+  Pass pass;
+  PlanOptions options;
+  std::string kernel;
+  Cost cost;
+  std::vector<Candidate> candidates;
+  Prepared<Problem> prepared;
+
+  bool is_aten() const { return !prepared.launch; }
+  std::string explain() const;  // a page: the problem, its floor, every candidate, the choice
+};
+
+// Throws InvalidArgument if options.kernel is unknown or refuses the problem (the reason is in the message).
+template <class Problem>
+std::vector<Candidate> candidates(const Problem& problem, Pass pass, const PlanOptions& options);
+template <class Problem>
+Plan<Problem> make_plan(const Problem& problem, Pass pass, const PlanOptions& options);
+
+// The face of a backend: each of csrc/cpu and csrc/planner/gpu (compiled for CUDA and for the emulator) defines these.
+struct BackendInfo {
+  std::string name;
+  bool available = false;
+  std::string reason;  // why not available; empty otherwise
+  std::vector<std::string> devices;
+  std::map<std::string, std::string> details;  // architectures, instruction sets, versions: what `info` prints
+};
+
+BackendInfo backend_info();
+const std::vector<Kernel<ConvProblem>>& conv_kernels();
+const std::vector<Kernel<PoolProblem>>& pool_kernels();
+
+}  // namespace fastconv

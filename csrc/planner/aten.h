@@ -1,0 +1,14 @@
+// The table entry that every backend ends with: PyTorch's own operator, run by the Python side.
+#pragma once
+
+#include "fastconv/plan.h"
+
+namespace fastconv {
+
+template <class Problem>
+Kernel<Problem> aten_entry(Cost (*cost)(const Problem&, Pass, const PlanOptions&)) {
+  return {"aten", "PyTorch's own operator, where it is measured faster or nothing else accepts the problem",
+          [](const Problem&, Pass, const PlanOptions&) { return std::string(); }, cost, nullptr};
+}
+
+}  // namespace fastconv

@@ -1,0 +1,123 @@
+#include "fastconv/plan.h"
+
+#include <algorithm>
+#include <cstdio>
+
+namespace fastconv {
+namespace {
+
+template <class Problem>
+const std::vector<Kernel<Problem>>& table();
+template <>
+const std::vector<Kernel<ConvProblem>>& table<ConvProblem>() {
+  return conv_kernels();
+}
+template <>
+const std::vector<Kernel<PoolProblem>>& table<PoolProblem>() {
+  return pool_kernels();
+}
+
+std::string human(double value, const char* unit) {
+  const char* prefixes[] = {"", "k", "M", "G", "T", "P"};
+  int prefix = 0;
+  while (value >= 1000 && prefix < 5) value /= 1000, ++prefix;
+  char text[64];
+  snprintf(text, sizeof text, prefix ? "%.2f %s%s" : "%.0f %s%s", value, prefixes[prefix], unit);
+  return text;
+}
+
+template <class Problem>
+const Kernel<Problem>* find(const std::string& name) {
+  for (const auto& kernel : table<Problem>())
+    if (name == kernel.name) return &kernel;
+  return nullptr;
+}
+
+template <class Problem>
+void require_known(const std::string& name) {
+  if (name.empty() || find<Problem>(name)) return;
+  std::string known;
+  for (const auto& kernel : table<Problem>()) known += concat(known.empty() ? "" : ", ", kernel.name);
+  throw InvalidArgument(concat("kernel: '", name, "' is not in this backend's table (", known, ")"));
+}
+
+}  // namespace
+
+template <class Problem>
+std::vector<Candidate> candidates(const Problem& problem, Pass pass, const PlanOptions& options) {
+  require_known<Problem>(options.kernel);
+  std::vector<Candidate> found;
+  for (const auto& kernel : table<Problem>()) {
+    Candidate candidate{kernel.name, false, "", {}};
+    if (!options.kernel.empty() && options.kernel != kernel.name) {
+      candidate.reason = concat("kernel='", options.kernel, "' was asked for");
+    } else {
+      candidate.reason = kernel.refuse(problem, pass, options);
+    }
+    candidate.accepted = candidate.reason.empty();
+    if (candidate.accepted) candidate.cost = kernel.cost(problem, pass, options);
+    found.push_back(std::move(candidate));
+  }
+  return found;
+}
+
+template <class Problem>
+Plan<Problem> make_plan(const Problem& problem, Pass pass, const PlanOptions& options) {
+  Plan<Problem> plan{problem, pass, options, "", {}, candidates(problem, pass, options), {}};
+  std::vector<Candidate*> order;
+  for (auto& candidate : plan.candidates)
+    if (candidate.accepted) order.push_back(&candidate);
+  std::stable_sort(order.begin(), order.end(),
+                   [](auto* a, auto* b) { return a->cost.microseconds < b->cost.microseconds; });
+  for (Candidate* candidate : order) {
+    const auto* kernel = find<Problem>(candidate->kernel);
+    if (kernel->prepare) plan.prepared = kernel->prepare(problem, pass, options);
+    if (options.workspace_limit >= 0 && plan.prepared.workspace_bytes > options.workspace_limit) {
+      candidate->accepted = false;
+      candidate->reason = concat("needs ", plan.prepared.workspace_bytes, " bytes of workspace, the limit is ",
+                                 options.workspace_limit);
+      plan.prepared = {};
+      continue;
+    }
+    plan.kernel = candidate->kernel;
+    plan.cost = candidate->cost;
+    return plan;
+  }
+  std::string reasons;
+  for (const auto& candidate : plan.candidates) reasons += concat("\n  ", candidate.kernel, ": ", candidate.reason);
+  throw InvalidArgument(concat("kernel: no kernel accepts ", name_of(pass), " of ", problem.describe(), reasons));
+}
+
+template <class Problem>
+std::string Plan<Problem>::explain() const {
+  std::string page = concat(name_of(pass), " of ", problem.describe(), "\n");
+  const double flops = problem.flops(pass), bytes = problem.bytes(pass);
+  char intensity[32];
+  snprintf(intensity, sizeof intensity, "%.1f", bytes > 0 ? flops / bytes : 0.0);
+  page += concat("  work      ", human(flops, "FLOP"), ", at least ", human(bytes, "B"), " of traffic: ", intensity,
+                 " FLOP/B\n  candidates\n");
+  for (const auto& candidate : candidates) {
+    char line[64];
+    snprintf(line, sizeof line, "    %-22s ", candidate.kernel.c_str());
+    page += line;
+    if (candidate.accepted) {
+      snprintf(line, sizeof line, "accepted, predicted %.1f us", candidate.cost.microseconds);
+      page += line;
+    } else {
+      page += "refused: " + candidate.reason;
+    }
+    page += "\n";
+  }
+  page += concat("  choice    ", kernel);
+  if (!prepared.detail.empty()) page += concat(" (", prepared.detail, ")");
+  return page + concat(", workspace ", human(double(prepared.workspace_bytes), "B"), "\n");
+}
+
+template std::vector<Candidate> candidates(const ConvProblem&, Pass, const PlanOptions&);
+template std::vector<Candidate> candidates(const PoolProblem&, Pass, const PlanOptions&);
+template Plan<ConvProblem> make_plan(const ConvProblem&, Pass, const PlanOptions&);
+template Plan<PoolProblem> make_plan(const PoolProblem&, Pass, const PlanOptions&);
+template struct Plan<ConvProblem>;
+template struct Plan<PoolProblem>;
+
+}  // namespace fastconv
