@@ -1,0 +1,92 @@
+"""Registers, stack, shared memory and spills of every kernel in the built ``_cuda`` module.
+
+``python -m bench.resources`` reads the module with cuobjdump (the CUDA toolkit's, or PyPI's ``nvidia-cuda-cuobjdump``)
+and prints a table by architecture. Exit status 1 if any kernel uses local memory: a stack frame or ``.local`` bytes are
+what spilled registers, and arrays indexed at run time, turn into.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+USAGE = re.compile(r"Function (\S+):\s*\n\s*REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
+ARCHITECTURE = re.compile(r"^arch = (\S+)$", re.MULTILINE)
+
+
+class Usage(NamedTuple):
+    """What one kernel of one architecture uses: registers a thread, bytes of stack and local memory a thread, and
+    static shared memory a block."""
+
+    architecture: str
+    kernel: str
+    registers: int
+    stack: int
+    shared: int
+    local: int
+
+    @property
+    def spills(self) -> bool:
+        """Whether anything lives in local memory."""
+        return self.stack + self.local > 0
+
+
+def find_tool(name: str) -> str | None:
+    """A CUDA binary utility: on PATH, in the usual place, or from PyPI."""
+    spec = importlib.util.find_spec("nvidia")
+    roots = [f"{root}/cu13/bin/{name}" for root in (spec.submodule_search_locations if spec else [])]
+    places = [shutil.which(name), f"/usr/local/cuda/bin/{name}", *roots]
+    return next((place for place in places if place and Path(place).is_file()), None)
+
+
+def demangle(names: list[str]) -> list[str]:
+    """C++ names as people write them, without parameter lists; unchanged where c++filt is missing."""
+    if not shutil.which("c++filt"):
+        return names
+    text = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True).stdout
+    shorter = (line.replace("fastconv::", "").replace("(anonymous namespace)::", "") for line in text.splitlines())
+    return [re.sub(r"^void |\(.*$", "", re.sub(r"\((?:\w+)\)(?=-?\d)", "", line)) for line in shorter]
+
+
+def read_usage(module: Path, cuobjdump: str) -> list[Usage]:
+    """Every kernel of every architecture in ``module``."""
+    run = [cuobjdump, "--dump-resource-usage", str(module)]
+    dump = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+    sections = ARCHITECTURE.split(dump)
+    rows = [(sections[i], *match) for i in range(1, len(sections), 2) for match in USAGE.findall(sections[i + 1])]
+    kernels = demangle([row[1] for row in rows])
+    usage = {Usage(row[0], kernel, *map(int, row[2:])) for row, kernel in zip(rows, kernels, strict=True)}
+    return sorted(usage)
+
+
+def main() -> int:
+    """Print the table; 1 if a kernel spills, 2 if there is nothing to read."""
+    modules = sorted((Path(__file__).parent.parent / "fastconv").glob("_cuda*.so"))
+    cuobjdump = find_tool("cuobjdump")
+    if not modules or not cuobjdump:
+        print("resources:", "no cuobjdump found" if modules else "no _cuda module was built", file=sys.stderr)
+        return 2
+    usage = read_usage(modules[0], cuobjdump)
+    if not usage:
+        print(f"resources: cuobjdump reports no kernels in {modules[0].name}", file=sys.stderr)
+        return 2
+    width = max(len(row.kernel) for row in usage)
+    print(f"{'architecture':12}  {'kernel':{width}}  registers  shared B  stack B  local B")
+    for row in usage:
+        mark = "  SPILLS" if row.spills else ""
+        print(
+            f"{row.architecture:12}  {row.kernel:{width}}  {row.registers:9}  {row.shared:8}  "
+            f"{row.stack:7}  {row.local:7}{mark}"
+        )
+    spilling = [row for row in usage if row.spills]
+    print(f"{len(usage)} kernels, {len(spilling)} with local memory")
+    return 1 if spilling else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
