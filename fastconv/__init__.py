@@ -1,0 +1,26 @@
+"""fastconv: hand-written CUDA convolution and pooling behind torch.nn's own interface.
+
+Swap ``torch.nn.Conv2d`` for ``fastconv.nn.Conv2d``, or call ``fastconv.convert(model)``.
+"""
+
+from . import functional, nn
+from ._version import __version__
+from .backends import backends, use_backend, use_kernel
+from .convert import convert, report, revert
+from .plans import explain, plan
+from .precision import precision
+
+__all__ = [
+    "__version__",
+    "backends",
+    "convert",
+    "explain",
+    "functional",
+    "nn",
+    "plan",
+    "precision",
+    "report",
+    "revert",
+    "use_backend",
+    "use_kernel",
+]

@@ -1,0 +1,291 @@
+"""Gradients of every order.
+
+Convolution is bilinear, and its three maps are closed under differentiation::
+
+    y  = fprop(x, w)      gx = dgrad(gy, w)      gw = wgrad(x, gy)
+
+    d fprop: dgrad, wgrad     d dgrad: fprop, wgrad     d wgrad: dgrad, fprop
+
+so three autograd Functions whose backwards are made of each other give gradients of any order. The same holds for
+pooling: max-pool's backward scatters along the winning taps, which is linear, with a gather as its adjoint; average
+pool and its adjoint are each other's backward.
+
+The Functions are called through the C-level ``apply``: torch's Python ``Function.apply`` exists to serve functorch
+transforms, which never get here (dispatch.py), and costs a third of a small convolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from .convolution import Convolution
+from .dispatch import is_plain, ordinary
+from .pooling import Pooling
+
+
+def _c_apply(function: type[Function]) -> Callable[..., Any]:
+    return super(Function, function).apply  # type: ignore[misc]
+
+
+def _records(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def _readable(*tensors: Tensor) -> bool:
+    """Whether a kernel may read these: false in a batched or transformed backward, where torch's operators go on."""
+    return ordinary() and all(is_plain(tensor) for tensor in tensors)
+
+
+# ---- the maps, differentiable, on tensors of any kind and strides ----
+def conv_fprop(conv: Convolution, x: Tensor, w: Tensor) -> Tensor:
+    """y = fprop(x, w), without bias."""
+    if not _readable(x, w):
+        return conv.aten_fprop(x, w, None)
+    return apply_fprop(x, w, None, conv, conv.fprop) if _records(x, w) else conv.fprop(x, w)
+
+
+def conv_dgrad(conv: Convolution, gy: Tensor, w: Tensor) -> Tensor:
+    """gx = dgrad(gy, w)."""
+    if not _readable(gy, w):
+        return conv.aten_backward(gy, None, w, (True, False))[0]
+    return _apply_dgrad(gy, w, conv) if _records(gy, w) else conv.dgrad(gy, w)
+
+
+def conv_wgrad(conv: Convolution, x: Tensor, gy: Tensor) -> Tensor:
+    """gw = wgrad(x, gy)."""
+    if not _readable(x, gy):
+        return conv.aten_backward(gy, x, None, (False, True))[1]
+    return _apply_wgrad(x, gy, conv) if _records(x, gy) else conv.wgrad(x, gy)
+
+
+def conv_bgrad(conv: Convolution, gy: Tensor) -> Tensor:
+    """gb: gy summed over batch and space."""
+    if not _readable(gy):
+        return conv.aten_bgrad(gy)
+    return _apply_bgrad(gy, conv) if _records(gy) else conv.bgrad(gy)
+
+
+def _gradients(conv: Convolution, gy: Tensor, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """(gx, gw): in one aten call where PyTorch computes both, which spares it a second look at its operands."""
+    both_aten = conv.plan("dgrad").is_aten and conv.plan("wgrad").is_aten
+    if both_aten and not torch.is_grad_enabled():
+        return conv.aten_backward(gy, x, w, (True, True))
+    return conv_dgrad(conv, gy, w), conv_wgrad(conv, x, gy)
+
+
+class ConvFprop(Function):
+    """y = fprop(x, w) + bias; ``run`` is the conv's ``forward`` or, for operands of other strides, its ``fprop``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None, conv: Convolution, run: Callable[..., Tensor]
+    ) -> Tensor:
+        """Keeps an operand only if the other's gradient will be asked for."""
+        need = ctx.needs_input_grad
+        ctx.save_for_backward(x if need[1] else None, w if need[0] else None)
+        ctx.conv = conv
+        return run(x, w, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
+        """Only what is asked for."""
+        conv, (x, w) = ctx.conv, ctx.saved_tensors
+        need_x, need_w, need_bias, _, _ = ctx.needs_input_grad
+        gx = gw = None
+        if need_x and need_w:
+            gx, gw = _gradients(conv, gy, x, w)
+        elif need_x:
+            gx = conv_dgrad(conv, gy, w)
+        elif need_w:
+            gw = conv_wgrad(conv, x, gy)
+        return gx, gw, conv_bgrad(conv, gy) if need_bias else None, None, None
+
+
+class ConvDgrad(Function):
+    """gx = dgrad(gy, w): also what a transposed convolution is."""
+
+    @staticmethod
+    def forward(ctx: Any, gy: Tensor, w: Tensor, conv: Convolution) -> Tensor:
+        """Operands of any strides."""
+        need_gy, need_w, _ = ctx.needs_input_grad
+        ctx.save_for_backward(gy if need_w else None, w if need_gy else None)
+        ctx.conv = conv
+        return conv.dgrad(gy, w)
+
+    @staticmethod
+    def backward(ctx: Any, ggx: Tensor) -> tuple[Tensor | None, ...]:
+        """Given the gradient ggx of gx: fprop(ggx, w) and wgrad(ggx, gy)."""
+        conv, (gy, w) = ctx.conv, ctx.saved_tensors
+        need_gy, need_w, _ = ctx.needs_input_grad
+        return (
+            conv_fprop(conv, ggx, w) if need_gy else None,
+            conv_wgrad(conv, ggx, gy) if need_w else None,
+            None,
+        )
+
+
+class ConvWgrad(Function):
+    """gw = wgrad(x, gy)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gy: Tensor, conv: Convolution) -> Tensor:
+        """Operands of any strides."""
+        need_x, need_gy, _ = ctx.needs_input_grad
+        ctx.save_for_backward(x if need_gy else None, gy if need_x else None)
+        ctx.conv = conv
+        return conv.wgrad(x, gy)
+
+    @staticmethod
+    def backward(ctx: Any, ggw: Tensor) -> tuple[Tensor | None, ...]:
+        """Given the gradient ggw of gw: dgrad(gy, ggw) and fprop(x, ggw)."""
+        conv, (x, gy) = ctx.conv, ctx.saved_tensors
+        need_x, need_gy, _ = ctx.needs_input_grad
+        return (
+            conv_dgrad(conv, gy, ggw) if need_x else None,
+            conv_fprop(conv, x, ggw) if need_gy else None,
+            None,
+        )
+
+
+class ConvBgrad(Function):
+    """gb[k] = sum of gy[:, k]; its adjoint spreads a value over its channel."""
+
+    @staticmethod
+    def forward(ctx: Any, gy: Tensor, conv: Convolution) -> Tensor:
+        """gy of any strides."""
+        ctx.conv = conv
+        return conv.bgrad(gy)
+
+    @staticmethod
+    def backward(ctx: Any, ggb: Tensor) -> tuple[Tensor, None]:
+        """The adjoint."""
+        conv = ctx.conv
+        return ggb.reshape(-1, *[1] * conv.rank).expand(conv.y_shape), None
+
+
+# ---- pooling ----
+def max_scatter(pool: Pooling, gy: Tensor, offsets: Tensor) -> Tensor:
+    """gx of max-pooling: each gy goes to the tap that won its window."""
+    if not _readable(gy, offsets):
+        return pool.aten_scatter(gy, offsets)
+    return _apply_scatter(gy, offsets, pool) if _records(gy) else pool.dgrad(gy, offsets)
+
+
+def max_gather(pool: Pooling, ggx: Tensor, offsets: Tensor) -> Tensor:
+    """The adjoint of :func:`max_scatter`: each output position reads the tap that won its window."""
+    if not _readable(ggx, offsets):
+        return pool.aten_gather(ggx, offsets)
+    return _apply_gather(ggx, offsets, pool) if _records(ggx) else pool.gather(ggx, offsets)
+
+
+def average(pool: Pooling, x: Tensor) -> Tensor:
+    """y of average pooling."""
+    if not _readable(x):
+        return pool.aten_average(x)
+    return apply_average(x, pool, pool.fprop) if _records(x) else pool.fprop(x)
+
+
+def average_adjoint(pool: Pooling, gy: Tensor) -> Tensor:
+    """gx of average pooling: linear in gy, with :func:`average` as its own adjoint."""
+    if not _readable(gy):
+        return pool.aten_average_backward(gy)
+    return _apply_average_adjoint(gy, pool) if _records(gy) else pool.dgrad(gy)
+
+
+class MaxPool(Function):
+    """Max-pooling; keeps one byte an output (which tap won) and not its input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, pool: Pooling, indices: bool) -> Any:
+        """y, or (y, indices)."""
+        y, offsets, plane_indices = pool.forward_max(x, True, indices)
+        ctx.save_for_backward(offsets)
+        ctx.pool = pool
+        if not indices:
+            return y
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(plane_indices)
+        return y, plane_indices
+
+    @staticmethod
+    def backward(ctx: Any, gy: Tensor | None, *_: Any) -> tuple[Tensor | None, None, None]:
+        """Scatter."""
+        return None if gy is None else max_scatter(ctx.pool, gy, ctx.saved_tensors[0]), None, None
+
+
+class MaxScatter(Function):
+    """gx from gy and the winning taps."""
+
+    @staticmethod
+    def forward(ctx: Any, gy: Tensor, offsets: Tensor, pool: Pooling) -> Tensor:
+        """gy of any strides."""
+        ctx.save_for_backward(offsets)
+        ctx.pool = pool
+        return pool.dgrad(gy, offsets)
+
+    @staticmethod
+    def backward(ctx: Any, ggx: Tensor) -> tuple[Tensor, None, None]:
+        """Gather."""
+        return max_gather(ctx.pool, ggx, ctx.saved_tensors[0]), None, None
+
+
+class MaxGather(Function):
+    """ggy from ggx and the winning taps."""
+
+    @staticmethod
+    def forward(ctx: Any, ggx: Tensor, offsets: Tensor, pool: Pooling) -> Tensor:
+        """ggx of any strides."""
+        ctx.save_for_backward(offsets)
+        ctx.pool = pool
+        return pool.gather(ggx, offsets)
+
+    @staticmethod
+    def backward(ctx: Any, gggy: Tensor) -> tuple[Tensor, None, None]:
+        """Scatter again."""
+        return max_scatter(ctx.pool, gggy, ctx.saved_tensors[0]), None, None
+
+
+class AveragePool(Function):
+    """Average pooling: linear, so nothing is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, pool: Pooling, run: Callable[[Tensor], Tensor]) -> Tensor:
+        """``run`` is the pool's ``forward`` or, for an input of other strides, its ``fprop``."""
+        ctx.pool = pool
+        return run(x)
+
+    @staticmethod
+    def backward(ctx: Any, gy: Tensor) -> tuple[Tensor, None, None]:
+        """The adjoint."""
+        return average_adjoint(ctx.pool, gy), None, None
+
+
+class AveragePoolAdjoint(Function):
+    """The adjoint of average pooling."""
+
+    @staticmethod
+    def forward(ctx: Any, gy: Tensor, pool: Pooling) -> Tensor:
+        """gy of any strides."""
+        ctx.pool = pool
+        return pool.dgrad(gy)
+
+    @staticmethod
+    def backward(ctx: Any, ggx: Tensor) -> tuple[Tensor, None]:
+        """Average pooling itself."""
+        return average(ctx.pool, ggx), None
+
+
+apply_fprop = _c_apply(ConvFprop)
+_apply_dgrad = _c_apply(ConvDgrad)
+_apply_wgrad = _c_apply(ConvWgrad)
+_apply_bgrad = _c_apply(ConvBgrad)
+apply_max = _c_apply(MaxPool)
+_apply_scatter = _c_apply(MaxScatter)
+_apply_gather = _c_apply(MaxGather)
+apply_average = _c_apply(AveragePool)
+_apply_average_adjoint = _c_apply(AveragePoolAdjoint)

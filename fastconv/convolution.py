@@ -1,0 +1,245 @@
+"""One convolution problem with its passes as functions of tensors, without autograd.
+
+A :class:`Convolution` is made once for a combination of shapes, strides, dtype, device, arguments and settings, and
+kept (functional.py); it validates, plans each pass when it is first needed, and binds each plan to a function. Nothing
+here is specific to two dimensions: ``rank`` is the number of spatial axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import backends, plans, settings
+from .arguments import Ints, Rejected, conv_padding, dense, dense_strides, integers, is_channels_last
+from .launch import conv_launch
+
+_TORCH_CONV = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
+_LETTERS = {1: "L", 2: "H, W", 3: "D, H, W"}
+
+
+@dataclass(frozen=True)
+class ConvArguments:
+    """stride, padding, dilation and groups, as the caller gave them."""
+
+    stride: Any
+    padding: Any
+    dilation: Any
+    groups: Any
+
+
+def check_tensors(x: Tensor, w: Tensor, bias: Tensor | None, rank: int, groups: int) -> None:
+    """What torch demands of the tensors before any size is computed. Raises Rejected, naming the argument."""
+    if x.dim() not in (rank + 1, rank + 2):
+        raise Rejected(f"input: expected [N, C, {_LETTERS[rank]}] or [C, {_LETTERS[rank]}], got {list(x.shape)}")
+    if w.dim() != rank + 2:
+        raise Rejected(f"weight: expected {rank + 2} dimensions, got {list(w.shape)}")
+    for name, tensor in (("weight", w), ("bias", bias)):
+        if tensor is not None and tensor.dtype != x.dtype:
+            raise Rejected(f"{name}: expected {x.dtype}, the dtype of input, got {tensor.dtype}")
+        if tensor is not None and tensor.device != x.device:
+            raise Rejected(f"{name}: expected it on {x.device}, where input is, got {tensor.device}")
+    if bias is not None and tuple(bias.shape) != (w.shape[0],):
+        raise Rejected(f"bias: expected shape [{w.shape[0]}], one for each output channel, got {list(bias.shape)}")
+    channels = x.shape[x.dim() - rank - 1]
+    if groups > 0 and channels != w.shape[1] * groups:
+        raise Rejected(
+            f"input: expected {w.shape[1] * groups} channels (weight.shape[1] = {w.shape[1]} times groups = {groups}), "
+            f"got {channels}"
+        )
+
+
+class Convolution:
+    """A planned convolution of x [N, C, *spatial] with w [K, C/groups, *filter].
+
+    ``forward(x, w, bias)`` trusts the operands to have the strides it was made for; the passes ``fprop``, ``dgrad``,
+    ``wgrad`` and ``bgrad`` take any strides. None of them records a gradient: autograd.py does.
+    """
+
+    def __init__(self, x: Tensor, w: Tensor, bias: Tensor | None, given: ConvArguments, rank: int) -> None:
+        """Validate and plan. Raises Rejected for bad arguments; RuntimeError if a forced kernel refuses."""
+        self.rank, self.given, self.settings = rank, given, settings.current
+        self.groups = integers(given.groups, 1, "groups")[0]
+        check_tensors(x, w, bias, rank, self.groups)
+        self.stride = integers(given.stride, rank, "stride")
+        self.dilation = integers(given.dilation, rank, "dilation")
+        filter_size = tuple(w.shape[2:])
+        self.low, high = conv_padding(given.padding, rank, filter_size, self.stride, self.dilation)
+        self.extra = tuple(h - lo for h, lo in zip(high, self.low, strict=True))
+
+        self.device, self.dtype = x.device, x.dtype
+        self.x_shape, self.w_shape = tuple(x.shape), tuple(w.shape)
+        self.threads = plans.threads_for(x.device)
+        self.channels_last = is_channels_last(x.shape, x.stride()) or is_channels_last(w.shape, w.stride())
+        self.module, self.refusal = self._choose_module(x, w)
+        self._plans: dict[tuple[str, bool], Any] = {}
+        self._bound: dict[tuple[str, bool], Callable[..., Tensor]] = {}
+        if self.module is not None:
+            self._make_problem(filter_size, high)
+        self.forward = self._bind_forward(x, w, bias)
+
+    def _choose_module(self, x: Tensor, w: Tensor) -> tuple[Any, str]:
+        """The compiled module, or None and the reason."""
+        if x.dtype not in backends.DTYPES:
+            return None, f"no kernel takes {x.dtype}"
+        backend, reason = backends.select(x.device)
+        if backend is None:
+            return None, reason
+        if x.numel() == 0 or w.numel() == 0:
+            return None, "a tensor without elements needs no kernel"
+        return backend.module, ""
+
+    def _make_problem(self, filter_size: Ints, high: Ints) -> None:
+        try:
+            self.problem = self.module.ConvProblem(
+                n=self.x_shape[0],
+                c=self.x_shape[1],
+                k=self.w_shape[0],
+                input=self.x_shape[2:],
+                filter=filter_size,
+                stride=self.stride,
+                padding=self.low,
+                padding_high=high,
+                dilation=self.dilation,
+                groups=self.groups,
+                dtype=backends.DTYPES[self.dtype],
+                layout="nhwc" if self.channels_last else "nchw",
+            )
+        except (RuntimeError, TypeError, OverflowError) as error:
+            raise Rejected(str(error)) from None
+        self.y_shape = (self.x_shape[0], self.w_shape[0], *self.problem.output)
+        self.x_strides, self.w_strides, self.y_strides = (
+            dense_strides(shape, self.channels_last) for shape in (self.x_shape, self.w_shape, self.y_shape)
+        )
+
+    # ---- plans ----
+    def plan(self, pass_: str, bias: bool = False) -> Any:
+        """The pass's plan, made when first asked for."""
+        key = (pass_, bias)
+        if key not in self._plans:
+            self._plans[key] = self._make_plan(pass_, bias)
+        return self._plans[key]
+
+    def _make_plan(self, pass_: str, bias: bool) -> Any:
+        if pass_ not in ("fprop", "dgrad", "wgrad", "bgrad"):
+            raise ValueError(f"pass_: expected fprop, dgrad, wgrad or bgrad for a convolution, got {pass_!r}")
+        if self.module is None:
+            plan = plans.AtenPlan(f"conv{self.rank}d {self.dtype} {list(self.x_shape)}", pass_, self.refusal)
+            plans.note_aten(plan)
+            return plan
+        return plans.make_plan(
+            self.module,
+            "conv",
+            self.problem,
+            pass_,
+            self.settings,
+            threads=self.threads,
+            device=self.device.index or 0,
+            bias=bias,
+        )
+
+    def _launch(self, pass_: str, bias: bool = False) -> Callable[..., Tensor]:
+        """``launch(a, b, bias)`` on dense operands: only for plans that are not aten."""
+        key = (pass_, bias)
+        if key not in self._bound:
+            shape = {"fprop": self.y_shape, "dgrad": self.x_shape, "wgrad": self.w_shape, "bgrad": self.w_shape[:1]}
+            strides = {"fprop": self.y_strides, "dgrad": self.x_strides, "wgrad": self.w_strides, "bgrad": (1,)}
+            self._bound[key] = conv_launch(self.plan(*key), self.device, shape[pass_], strides[pass_])
+        return self._bound[key]
+
+    def _bind_forward(self, x: Tensor, w: Tensor, bias: Tensor | None) -> Callable[..., Tensor]:
+        if self.plan("fprop", bias is not None).is_aten:
+            return self.torch
+        launch, channels_last = self._launch("fprop", bias is not None), self.channels_last
+        is_dense = x.stride() == self.x_strides and w.stride() == self.w_strides
+        if is_dense and (bias is None or bias.is_contiguous()):
+            return launch
+        return lambda x, w, bias: launch(
+            dense(x, channels_last), dense(w, channels_last), None if bias is None else bias.contiguous()
+        )
+
+    def torch(self, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+        """PyTorch's own operator on the caller's own arguments; differentiable."""
+        given = self.given
+        return _TORCH_CONV[self.rank](x, w, bias, given.stride, given.padding, given.dilation, given.groups)
+
+    @cached_property
+    def is_native(self) -> bool:
+        """Whether any pass (but bgrad) runs a kernel of ours; where none does, torch's own autograd is leanest."""
+        return any(not self.plan(pass_).is_aten for pass_ in ("fprop", "dgrad", "wgrad"))
+
+    # ---- passes, operands of any strides ----
+    def fprop(self, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
+        """y [N, K, *output]."""
+        if self.plan("fprop", bias is not None).is_aten:
+            return self.aten_fprop(x, w, bias)
+        x, w = dense(x, self.channels_last), dense(w, self.channels_last)
+        return self._launch("fprop", bias is not None)(x, w, bias)
+
+    def dgrad(self, gy: Tensor, w: Tensor) -> Tensor:
+        """Gradient of x from gy [N, K, *output]."""
+        if self.plan("dgrad").is_aten:
+            return self.aten_backward(gy, None, w, (True, False))[0]
+        return self._launch("dgrad")(dense(gy, self.channels_last), dense(w, self.channels_last), None)
+
+    def wgrad(self, x: Tensor, gy: Tensor) -> Tensor:
+        """Gradient of w from x and gy."""
+        if self.plan("wgrad").is_aten:
+            return self.aten_backward(gy, x, None, (False, True))[1]
+        return self._launch("wgrad")(dense(x, self.channels_last), dense(gy, self.channels_last), None)
+
+    def bgrad(self, gy: Tensor) -> Tensor:
+        """Gradient of the bias: gy summed over everything but its channels."""
+        if self.plan("bgrad").is_aten:
+            return self.aten_bgrad(gy)
+        return self._launch("bgrad")(dense(gy, self.channels_last), None, None)
+
+    # ---- the same passes by PyTorch; differentiable, and good under every transform ----
+    def aten_fprop(self, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+        """y by aten::convolution."""
+        zeros = (0,) * self.rank
+        return torch.convolution(
+            self._pad_extra(x), w, bias, self.stride, self.low, self.dilation, False, zeros, self.groups
+        )
+
+    def aten_backward(
+        self, gy: Tensor, x: Tensor | None, w: Tensor | None, need: tuple[bool, bool]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """(gx, gw), each only if needed, by aten::convolution_backward. The operand that a gradient does not depend on
+        may be None: only its shape matters.
+        """
+        x = gy.new_empty(1).expand(self.x_shape) if x is None else x
+        w = gy.new_empty(1).expand(self.w_shape) if w is None else w
+        zeros = (0,) * self.rank
+        gx, gw, _ = torch.ops.aten.convolution_backward(
+            gy,
+            self._pad_extra(x),
+            w,
+            None,
+            self.stride,
+            self.low,
+            self.dilation,
+            False,
+            zeros,
+            self.groups,
+            (*need, False),
+        )
+        if gx is not None and any(self.extra):
+            for axis, size in enumerate(self.x_shape[2:], start=2):
+                gx = gx.narrow(axis, 0, size)
+        return gx, gw
+
+    def aten_bgrad(self, gy: Tensor) -> Tensor:
+        """gb by aten::sum."""
+        return gy.sum([0, *range(2, self.rank + 2)])
+
+    def _pad_extra(self, x: Tensor) -> Tensor:
+        """Zeros above, where padding is one more there than below; aten's convolution pads both ends alike."""
+        if not any(self.extra):
+            return x
+        return torch.constant_pad_nd(x, [amount for extra in reversed(self.extra) for amount in (0, extra)])

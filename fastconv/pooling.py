@@ -1,0 +1,236 @@
+"""One pooling problem with its passes as functions of tensors, without autograd: the twin of convolution.py."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as torch_functional
+
+from . import backends, plans, settings
+from .arguments import Rejected, dense, dense_strides, flag, integers, is_channels_last
+from .launch import pool_launch
+
+
+@dataclass(frozen=True)
+class PoolArguments:
+    """What the caller gave; ``stride`` None or empty means kernel_size."""
+
+    kernel_size: Any
+    stride: Any = None
+    padding: Any = 0
+    dilation: Any = 1
+    ceil_mode: Any = False
+    count_include_pad: Any = True
+    divisor_override: Any = None
+
+    def for_torch(self, kind: str) -> dict[str, Any]:
+        """As keyword arguments of torch's function."""
+        absent = ("count_include_pad", "divisor_override") if kind == "max" else ("dilation",)
+        return {name: value for name, value in asdict(self).items() if name not in absent}
+
+
+class Pooling:
+    """A planned pooling of x [N, C, *spatial]; ``kind`` is "max" or "average".
+
+    ``forward`` and ``forward_max`` trust x to have the strides the pooling was made for; ``fprop``, ``dgrad`` and
+    ``gather`` take any. None records a gradient: autograd.py does.
+    """
+
+    def __init__(self, x: Tensor, given: PoolArguments, rank: int, kind: str) -> None:
+        """Validate and plan. Raises Rejected for bad arguments; RuntimeError if a forced kernel refuses."""
+        self.rank, self.kind, self.given, self.settings = rank, kind, given, settings.current
+        if x.dim() != rank + 2:
+            raise Rejected(f"input: expected {rank + 1} or {rank + 2} dimensions, got {list(x.shape)}")
+        self.window = integers(given.kernel_size, rank, "kernel_size")
+        empty = given.stride is None or (isinstance(given.stride, (tuple, list)) and not given.stride)
+        self.stride = self.window if empty else integers(given.stride, rank, "stride")
+        self.padding = integers(given.padding, rank, "padding")
+        self.dilation = integers(given.dilation, rank, "dilation")
+        self.ceil_mode = flag(given.ceil_mode, "ceil_mode")
+        self.count_include_pad = flag(given.count_include_pad, "count_include_pad")
+        override = given.divisor_override
+        self.divisor_override = None if override is None else integers(override, 1, "divisor_override")[0]
+
+        self.device, self.dtype, self.x_shape = x.device, x.dtype, tuple(x.shape)
+        self.threads = plans.threads_for(x.device)
+        self.channels_last = is_channels_last(x.shape, x.stride())
+        self.module, self.refusal = self._choose_module(x)
+        self._plans: dict[tuple[str, bool, bool], Any] = {}
+        self._bound: dict[tuple[str, bool, bool], Callable[..., Tensor]] = {}
+        if self.module is not None:
+            self._make_problem()
+            self.is_dense = x.stride() == self.x_strides
+        self.forward = self._bind_forward()
+
+    def _choose_module(self, x: Tensor) -> tuple[Any, str]:
+        """The compiled module, or None and the reason."""
+        if x.dtype not in backends.DTYPES:
+            return None, f"no kernel takes {x.dtype}"
+        backend, reason = backends.select(x.device)
+        if backend is None:
+            return None, reason
+        if x.numel() == 0:
+            return None, "a tensor without elements needs no kernel"
+        return backend.module, ""
+
+    def _make_problem(self) -> None:
+        try:
+            self.problem = self.module.PoolProblem(
+                kind=self.kind,
+                n=self.x_shape[0],
+                c=self.x_shape[1],
+                input=self.x_shape[2:],
+                window=self.window,
+                stride=self.stride,
+                padding=self.padding,
+                dilation=self.dilation,
+                ceil_mode=self.ceil_mode,
+                count_include_pad=self.count_include_pad,
+                divisor_override=self.divisor_override,
+                dtype=backends.DTYPES[self.dtype],
+                layout="nhwc" if self.channels_last else "nchw",
+            )
+        except (RuntimeError, TypeError, OverflowError) as error:
+            raise Rejected(str(error)) from None
+        self.y_shape = (*self.x_shape[:2], *self.problem.output)
+        self.x_strides, self.y_strides = (
+            dense_strides(shape, self.channels_last) for shape in (self.x_shape, self.y_shape)
+        )
+        self.offset_dtype = torch.uint8 if self.problem.offset_bytes == 1 else torch.int32
+
+    # ---- plans ----
+    def plan(self, pass_: str, offsets: bool = False, indices: bool = False) -> Any:
+        """The pass's plan, made when first asked for; max fprop may have to store offsets and indices too."""
+        key = (pass_, offsets, indices)
+        if key not in self._plans:
+            self._plans[key] = self._make_plan(*key)
+        return self._plans[key]
+
+    def _make_plan(self, pass_: str, offsets: bool, indices: bool) -> Any:
+        known = ("fprop", "dgrad", "gather") if self.kind == "max" else ("fprop", "dgrad")
+        if pass_ not in known:
+            raise ValueError(f"pass_: expected {' or '.join(known)} for {self.kind} pooling, got {pass_!r}")
+        if self.module is None:
+            operation = f"{self.kind}_pool{self.rank}d {self.dtype} {list(self.x_shape)}"
+            plan = plans.AtenPlan(operation, pass_, self.refusal)
+            plans.note_aten(plan)
+            return plan
+        return plans.make_plan(
+            self.module,
+            "pool",
+            self.problem,
+            pass_,
+            self.settings,
+            threads=self.threads,
+            device=self.device.index or 0,
+            offsets=offsets,
+            indices=indices,
+        )
+
+    def _launch(self, pass_: str, offsets: bool = False, indices: bool = False) -> Callable[..., Tensor]:
+        key = (pass_, offsets, indices)
+        if key not in self._bound:
+            to_x = pass_ == "dgrad"
+            shape, strides = (self.x_shape, self.x_strides) if to_x else (self.y_shape, self.y_strides)
+            self._bound[key] = pool_launch(self.plan(*key), self.device, shape, strides)
+        return self._bound[key]
+
+    def _bind_forward(self) -> Callable[[Tensor], Tensor]:
+        if self.plan("fprop").is_aten:
+            return self.torch
+        launch, channels_last = self._launch("fprop"), self.channels_last
+        return launch if self.is_dense else lambda x: launch(dense(x, channels_last))
+
+    def torch(self, x: Tensor) -> Tensor:
+        """PyTorch's own operator; differentiable."""
+        return self.torch_max(x, False) if self.kind == "max" else self.aten_average(x)
+
+    def torch_max(self, x: Tensor, indices: bool) -> Any:
+        """PyTorch's own max-pooling, y or (y, indices); differentiable."""
+        function = getattr(torch_functional, f"max_pool{self.rank}d{'_with_indices' if indices else ''}")
+        return function(x, self.window, self.stride, self.padding, self.dilation, self.ceil_mode)
+
+    @cached_property
+    def is_native(self) -> bool:
+        """Whether our kernels run forward and backward. Max-pool's two share the offsets, so it is both or neither."""
+        with_offsets = self.kind == "max"
+        return not (self.plan("fprop", offsets=with_offsets).is_aten or self.plan("dgrad").is_aten)
+
+    # ---- passes ----
+    def forward_max(self, x: Tensor, offsets: bool, indices: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """(y, offsets, indices) by our kernel, the latter two only if asked for."""
+        if not self.is_dense:
+            x = dense(x, self.channels_last)
+        taps = x.new_empty_strided(self.y_shape, self.y_strides, dtype=self.offset_dtype) if offsets else None
+        plane = x.new_empty_strided(self.y_shape, self.y_strides, dtype=torch.int64) if indices else None
+        return self._launch("fprop", offsets, indices)(x, taps, plane), taps, plane
+
+    def fprop(self, x: Tensor) -> Tensor:
+        """y of average pooling, x of any strides."""
+        if self.plan("fprop").is_aten:
+            return self.aten_average(x)
+        return self._launch("fprop")(dense(x, self.channels_last))
+
+    def dgrad(self, gy: Tensor, offsets: Tensor | None = None) -> Tensor:
+        """gx; ``offsets`` are max-pool's winning taps."""
+        if self.plan("dgrad").is_aten:
+            return self.aten_average_backward(gy) if offsets is None else self.aten_scatter(gy, offsets)
+        return self._launch("dgrad")(dense(gy, self.channels_last), offsets)
+
+    def gather(self, ggx: Tensor, offsets: Tensor) -> Tensor:
+        """ggy [N, C, *output] of max-pool: ggx at each window's winning tap."""
+        if self.plan("gather").is_aten:
+            return self.aten_gather(ggx, offsets)
+        return self._launch("gather")(dense(ggx, self.channels_last), offsets)
+
+    # ---- the same passes by PyTorch; differentiable, and good under every transform ----
+    def _average_arguments(self) -> tuple[Any, ...]:
+        return (
+            self.window,
+            self.stride,
+            self.padding,
+            self.ceil_mode,
+            self.count_include_pad,
+            self.divisor_override,
+        )
+
+    def aten_average(self, x: Tensor) -> Tensor:
+        """y of average pooling by aten."""
+        return getattr(torch_functional, f"avg_pool{self.rank}d")(x, *self._average_arguments())
+
+    def aten_average_backward(self, gy: Tensor) -> Tensor:
+        """gx of average pooling by aten, which wants x only for its shape."""
+        x = gy.new_empty(1).expand(self.x_shape)
+        return getattr(torch.ops.aten, f"avg_pool{self.rank}d_backward")(gy, x, *self._average_arguments())
+
+    def _winners(self, offsets: Tensor) -> tuple[Tensor, Tensor]:
+        """(flat index into x's plane of each window's winning tap, whether there is one), both [N, C, outputs]."""
+        taps = offsets.to(torch.int64)
+        found = (taps >= 0) & (taps != 255) if offsets.dtype == torch.uint8 else taps >= 0
+        rest, index, step = taps, torch.zeros_like(taps), 1
+        for axis in reversed(range(self.rank)):
+            shape = [1] * (self.rank + 2)
+            shape[2 + axis] = -1
+            first = torch.arange(self.y_shape[2 + axis], device=taps.device) * self.stride[axis] - self.padding[axis]
+            tap = rest % self.window[axis] * self.dilation[axis]
+            index = index + (first.reshape(shape) + tap) * step
+            rest = rest // self.window[axis]
+            step *= self.x_shape[2 + axis]
+        return torch.where(found, index, 0).flatten(2), found.flatten(2)
+
+    def aten_scatter(self, gy: Tensor, offsets: Tensor) -> Tensor:
+        """Max-pool's gx by aten::scatter_add."""
+        index, found = self._winners(offsets)
+        flat = gy.new_zeros((*self.x_shape[:2], math.prod(self.x_shape[2:])))
+        return flat.scatter_add(2, index, torch.where(found, gy.flatten(2), 0)).reshape(self.x_shape)
+
+    def aten_gather(self, ggx: Tensor, offsets: Tensor) -> Tensor:
+        """Max-pool's ggy by aten::gather."""
+        index, found = self._winners(offsets)
+        return torch.where(found, ggx.flatten(2).gather(2, index), 0).reshape(self.y_shape)
