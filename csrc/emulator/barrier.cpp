@@ -1,0 +1,87 @@
+#include "emulator/barrier.h"
+
+namespace fastconv::emulator {
+
+int Block::sync_threads(bool value, const Site& site) {
+  if (returned_ > 0)
+    fail(site, "sync_threads after ", returned_, " of the block's ", thread_count_, " threads have returned");
+  if (arrived_ > 0 && !same_site(site, barrier_site_))
+    fail(site, "divergent barrier: this thread is in sync_threads here, ", arrived_, " others are in the one at ",
+         describe(barrier_site_));
+  barrier_site_ = site;
+  count_ += value;
+  if (++arrived_ < thread_count_) {
+    wait("sync_threads", site);
+    return result_;  // the next barrier cannot overwrite it before every thread has read it
+  }
+  result_ = count_;
+  arrived_ = count_ = 0;
+  for (int i = 0; i < thread_count_; ++i) wake(i);
+  reschedule();
+  return result_;
+}
+
+void Block::named_barrier(int id, int count, bool sync, const Site& site) {
+  if (id < 1 || id > 15) fail(site, "named barrier ", id, ": expected 1 to 15 (0 is sync_threads)");
+  if (count < warp_lanes || count % warp_lanes || count > thread_count_)
+    fail(site, "named barrier ", id, ": a count of ", count,
+         " threads; expected a multiple of 32, at most the block's ", thread_count_);
+  NamedBarrier& barrier = named_[id];
+  if (barrier.arrived > 0 && barrier.expected != count)
+    fail(site, "named barrier ", id, ": this thread expects ", count, " threads, an earlier one at ",
+         describe(barrier.site), " expected ", barrier.expected);
+  barrier.expected = count;
+  barrier.site = site;
+  const bool complete = ++barrier.arrived == count;
+  if (complete) {
+    for (int thread : barrier.waiting) wake(thread);
+    barrier.waiting.clear();
+    barrier.arrived = 0;
+    reschedule();
+  } else if (sync) {
+    barrier.waiting.push_back(self().id);
+    wait("a named barrier", site);
+  }
+}
+
+void Block::collective(uint32_t mask, const char* name, void* argument, void (*finish)(Collective&), const Site& site) {
+  Thread& me = self();
+  Warp& warp = warps_[size_t(me.warp)];
+  const uint32_t mine = 1u << me.lane;
+  if (!(mask & mine)) fail(site, name, ": the mask ", hex(mask), " does not name the calling lane ", me.lane);
+  if (const uint32_t absent = mask & (~warp.present | warp.returned))
+    fail(site, name, ": the mask ", hex(mask), " names lanes that are not there: ", hex(absent),
+         warp.returned & mask ? " (they have returned)" : " (the block has no such threads)");
+  Collective* found = nullptr;
+  for (Collective& other : warp.collectives) {
+    if (!other.arrived) {
+      if (!found) found = &other;
+    } else if (other.mask == mask) {
+      found = &other;
+      break;
+    } else if (other.mask & mask) {
+      fail(site, name, ": the mask ", hex(mask), " overlaps the mask ", hex(other.mask),
+           " with which lanes of this warp wait in ", other.name, " at ", describe(other.site));
+    }
+  }
+  if (!found) found = &warp.collectives.emplace_back();
+  Collective& group = *found;
+  if (!group.arrived) {
+    group.mask = mask, group.name = name, group.site = site;
+  } else if (!same_site(group.site, site)) {
+    fail(site, name, ": divergent warp: other lanes of the mask ", hex(mask), " are in ", group.name, " at ",
+         describe(group.site));
+  }
+  group.arrived |= mine;
+  group.argument[me.lane] = argument;
+  if (group.arrived != mask) return wait(name, site);
+  finish(group);
+  group.arrived = 0;
+  for (uint32_t others = mask & ~mine; others; others &= others - 1) wake(me.id - me.lane + __builtin_ctz(others));
+}
+
+void sync_warp(uint32_t mask, const Site& site) {
+  self().block->collective(mask, "sync_warp", nullptr, [](Collective&) {}, site);
+}
+
+}  // namespace fastconv::emulator

@@ -1,0 +1,15 @@
+// Barriers, see device/sync.h.
+#pragma once
+
+#include "emulator/block.h"
+
+namespace fastconv::emulator {
+
+// Returns how many threads passed `true`.
+inline int sync_threads(bool value, const Site& site) { return self().block->sync_threads(value, site); }
+inline void named_barrier(int id, int threads, bool sync, const Site& site) {
+  self().block->named_barrier(id, threads, sync, site);
+}
+void sync_warp(uint32_t mask, const Site& site);
+
+}  // namespace fastconv::emulator

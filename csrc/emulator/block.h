@@ -1,0 +1,139 @@
+// One block of threads in execution. Every CUDA thread is a fiber; the block runs to completion on one OS thread, and
+// exactly one of its threads runs at any time: until it waits for others or returns. The schedule decides who is next.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "device/types.h"
+#include "emulator/error.h"
+#include "emulator/fiber.h"
+#include "emulator/settings.h"
+
+namespace fastconv::emulator {
+
+using device::Dim3;
+
+class Block;
+struct Grid;
+
+constexpr int warp_lanes = 32;
+constexpr int max_threads = 1024;
+constexpr int max_warps = max_threads / warp_lanes;
+constexpr int64_t max_shared = 227 * 1024;  // of a block, static and dynamic (compute capability 8.0: 163, 9.0: 227)
+constexpr int64_t max_static_shared = 48 * 1024;
+constexpr uint32_t shared_base = 1024;  // so that the shared address 0 is invalid
+
+struct Thread {
+  Block* block = nullptr;
+  Fiber* fiber = nullptr;  // null until it first runs
+  Dim3 index;
+  int id = 0, lane = 0, warp = 0;
+  const char* waits_for = nullptr;  // null: it can run, or has returned
+  Site waits_at;
+  bool returned = false;
+};
+
+// The thread that runs on this OS thread. Fibers never migrate, so the compiler may keep the address of this variable.
+extern constinit thread_local Thread* current_thread;
+inline Thread& self() { return *current_thread; }
+
+// A warp collective some lanes have arrived at. The last one does the work through the others' arguments, which live on
+// their stacks.
+struct Collective {
+  uint32_t mask = 0, arrived = 0;  // arrived == 0: free
+  const char* name = nullptr;
+  Site site;
+  void* argument[warp_lanes];
+};
+
+struct Warp {
+  uint32_t present = 0;   // lanes that exist
+  uint32_t returned = 0;  // lanes that have left the kernel
+  std::vector<Collective> collectives;
+};
+
+struct NamedBarrier {
+  int expected = 0, arrived = 0;
+  Site site;
+  std::vector<int> waiting;  // thread ids
+};
+
+struct StaticArray {
+  Site site;
+  uint32_t begin, end;  // shared addresses
+};
+
+class Block {
+ public:
+  Block();
+  ~Block();
+
+  // Runs one block of the grid; returns the diagnosis, empty if there is none.
+  std::string run(Grid& grid, int64_t linear_index);
+
+  // For primitives, on the running thread:
+  void wait(const char* what, const Site& site);  // until wake()
+  void wake(int thread);
+  void reschedule();  // lets the schedule choose again; the running thread stays ready
+  int sync_threads(bool value, const Site& site);
+  void named_barrier(int id, int count, bool sync, const Site& site);
+  void collective(uint32_t mask, const char* name, void* argument, void (*finish)(Collective&), const Site& site);
+  const StaticArray& static_array(int64_t bytes, const Site& site);
+  // Throws unless [address, address + bytes) lies in one allocation of shared memory.
+  void check_shared(int64_t address, int bytes, const char* what, const Site& site) const;
+
+  unsigned char* shared(uint32_t address) { return shared_.get() + address; }
+  uint32_t dynamic_end() const { return dynamic_end_; }
+  int threads() const { return thread_count_; }
+  Thread& thread(int id) { return threads_[size_t(id)]; }
+
+  Grid* grid = nullptr;
+  Dim3 index;
+  int64_t linear_index = 0;
+  uintptr_t recent_begin = 0, recent_end = 0;  // the global region hit last
+  bool watch_global = false,
+       watch_shared = false;  // accesses take the slow path: they are counted or checked for races
+
+ private:
+  static void fiber_main();
+  void start(Grid& grid, int64_t linear_index);
+  void thread_returned(Thread& thread);
+  void poison_shared(uint32_t begin, uint32_t end);
+  int pick();
+  void switch_away();
+  Fiber* take_fiber();
+  void reset_fibers();
+  std::string deadlock() const;
+  uint64_t random();
+
+  Fiber main_;
+  Stacks stacks_;
+  std::vector<Fiber> fibers_;
+  std::vector<Fiber*> free_fibers_;
+  std::vector<Thread> threads_;
+  std::vector<Warp> warps_;
+  int thread_count_ = 0, returned_ = 0;
+  uint64_t ready_[max_threads / 64] = {};
+  int arrived_ = 0, count_ = 0, result_ = 0;  // of sync_threads
+  Site barrier_site_;
+  NamedBarrier named_[16];
+  std::unique_ptr<unsigned char[]> shared_;
+  std::vector<StaticArray> statics_;
+  uint32_t dynamic_end_ = 0, static_end_ = 0;
+  uint64_t random_state_ = 1;
+  std::string failure_;
+};
+
+}  // namespace fastconv::emulator
+
+#define threadIdx (::fastconv::emulator::self().index)
+#define blockIdx (::fastconv::emulator::self().block->index)
+#define blockDim (::fastconv::emulator::block_dim())
+#define gridDim (::fastconv::emulator::grid_dim())
+
+namespace fastconv::emulator {
+const Dim3& block_dim();
+const Dim3& grid_dim();
+}  // namespace fastconv::emulator

@@ -1,0 +1,74 @@
+#include "emulator/memory.h"
+
+#include "emulator/grid.h"
+
+namespace fastconv::emulator {
+namespace {
+
+const char* name_of(Access access) {
+  constexpr const char* names[] = {"load", "store", "atomic"};
+  return names[int(access)];
+}
+
+// "12 bytes past the end of y", for an address in no region.
+std::string nearest_region(uintptr_t address, int bytes, const std::vector<device::Region>& regions) {
+  if (regions.empty()) return "the launch names no region of global memory it may touch";
+  uintptr_t best = ~uintptr_t(0);
+  std::string text;
+  for (const device::Region& region : regions) {
+    const auto begin = reinterpret_cast<uintptr_t>(region.address), end = begin + uintptr_t(region.bytes);
+    const bool before = address < begin;
+    const uintptr_t distance = before ? begin - address : address + uintptr_t(bytes) - end;
+    if (distance >= best) continue;
+    best = distance;
+    text = before ? concat(distance, " bytes before the start of ", region.name)
+                  : concat(distance, " bytes past the end of ", region.name);
+    text += concat(" (", region.bytes, " bytes)");
+  }
+  return text;
+}
+
+}  // namespace
+
+void inspect_global(const void* p, int bytes, Access access, const Site& site) {
+  const auto address = reinterpret_cast<uintptr_t>(p);
+  Block& block = *self().block;
+  const auto& regions = block.grid->launch.regions;
+  const device::Region* home = nullptr;
+  for (const device::Region& region : regions) {
+    const auto begin = reinterpret_cast<uintptr_t>(region.address);
+    if (address >= begin && address + uintptr_t(bytes) <= begin + uintptr_t(region.bytes)) home = &region;
+  }
+  if (!home)
+    fail(site, name_of(access), " of ", bytes, " bytes out of bounds: ", nearest_region(address, bytes, regions));
+  if (address % uintptr_t(bytes))
+    fail(site, "misaligned ", name_of(access), " of ", bytes, " bytes at byte ",
+         address - reinterpret_cast<uintptr_t>(home->address), " of ", home->name, ": the address is ",
+         address % uintptr_t(bytes), " past a multiple of ", bytes);
+  block.recent_begin = reinterpret_cast<uintptr_t>(home->address);
+  block.recent_end = block.recent_begin + uintptr_t(home->bytes);
+}
+
+void inspect_shared(const SharedSpan& span, int64_t address, int bytes, Access access, const Site& site) {
+  if (address < span.begin || address + bytes > span.end)
+    fail(site, name_of(access), " of ", bytes, " bytes out of bounds: at byte ", address - span.begin,
+         " of a shared array of ", span.end - span.begin, " bytes");
+  if (address % bytes)
+    fail(site, "misaligned shared ", name_of(access), " of ", bytes, " bytes at byte ", address - span.begin);
+}
+
+SharedSpan dynamic_shared(int64_t byte_offset, int64_t bytes, const Site& site) {
+  const Block& block = *self().block;
+  const int64_t begin = shared_base + byte_offset, end = bytes < 0 ? block.dynamic_end() : begin + bytes;
+  if (byte_offset < 0 || begin > block.dynamic_end() || end > block.dynamic_end())
+    fail(site, "dynamic_shared: bytes ", byte_offset, " to ", end - shared_base, " asked for, the launch gives ",
+         block.dynamic_end() - shared_base);
+  return {uint32_t(begin), uint32_t(begin), uint32_t(end)};
+}
+
+SharedSpan static_shared(int64_t bytes, Site site) {
+  const StaticArray& array = self().block->static_array(bytes, site);
+  return {array.begin, array.begin, array.end};
+}
+
+}  // namespace fastconv::emulator
