@@ -8,6 +8,9 @@
 namespace py = pybind11;
 using namespace fastconv;
 
+// What one backend has beyond the common face: the emulator's settings and counters (csrc/emulator/controls.cpp).
+void bind_backend_extras(py::module_& m);
+
 namespace {
 
 using Sizes = std::vector<int64_t>;
@@ -219,4 +222,5 @@ PYBIND11_MODULE(FASTCONV_MODULE, m) {
     result["details"] = info.details;
     return result;
   });
+  bind_backend_extras(m);
 }
