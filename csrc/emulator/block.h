@@ -36,7 +36,8 @@ struct Thread {
 };
 
 // The thread that runs on this OS thread. Fibers never migrate, so the compiler may keep the address of this variable.
-extern constinit thread_local Thread* current_thread;
+// The initial-exec model makes reading it one instruction; in a shared object the default one would call a function.
+extern constinit thread_local Thread* current_thread __attribute__((tls_model("initial-exec")));
 inline Thread& self() { return *current_thread; }
 
 // A warp collective some lanes have arrived at. The last one does the work through the others' arguments, which live on
