@@ -102,8 +102,11 @@ void PoolProblem::validate() {
     require(!__builtin_mul_overflow(dilation[axis], window[axis] - 1, &reach) && reach < (int64_t(1) << 60) &&
                 stride[axis] < (int64_t(1) << 60) && in[axis] < (int64_t(1) << 60),
             "kernel_size: window too large, got ", show(window, rank));
-    require(pad[axis] <= (reach + 1) / 2, "padding: expected at most half of the effective kernel size, got padding ",
-            show(pad, rank), ", kernel_size ", show(window, rank), " and dilation ", show(dilation, rank));
+    require(pad[axis] <= window[axis] / 2, "padding: expected at most half of kernel_size, got padding ",
+            show(pad, rank), " and kernel_size ", show(window, rank));
+    // torch demands this of avg_pool3d alone; there padding and ceil_mode do not count.
+    require(is_max || rank < 3 || in[axis] >= window[axis], "input: spatial size ", show(in, rank),
+            " is smaller than kernel_size ", show(window, rank));
     out[axis] = output_size(in[axis], pad[axis], pad[axis], window[axis], stride[axis], dilation[axis], ceil_mode);
     require(out[axis] > 0, "input: spatial size ", show(in, rank), " is too small for kernel_size ", show(window, rank),
             ": the output would be empty");
