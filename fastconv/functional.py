@@ -167,7 +167,7 @@ def max_pool2d_with_indices(
     ceil_mode: bool = False,
     return_indices: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """:func:`max_pool2d` with ``return_indices``: always (y, indices), whatever ``return_indices`` says, as in torch."""
+    """:func:`max_pool2d` with indices: always (y, indices), whatever ``return_indices`` says, as in torch."""
     return max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode, True)
 
 
