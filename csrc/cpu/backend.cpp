@@ -1,20 +1,28 @@
-// The native CPU backend's table.
-#include "fastconv/plan.h"
+// The native CPU backend's tables.
+#include <omp.h>
+
+#include "cpu/entries.h"
 #include "planner/aten.h"
 
 namespace fastconv {
 
-BackendInfo backend_info() { return {"cpu", true, "", {"cpu"}, {}}; }
+BackendInfo backend_info() {
+  return {"cpu", true, "", {"cpu"}, {{"isa", cpu::kernels().isa}, {"threads", std::to_string(omp_get_max_threads())}}};
+}
 
 const std::vector<Kernel<ConvProblem>>& conv_kernels() {
-  static const std::vector<Kernel<ConvProblem>> table{aten_entry<ConvProblem>(
-      [](const ConvProblem& p, Pass pass, const PlanOptions&) { return Cost{1.0, p.flops(pass), p.bytes(pass)}; })};
+  static const std::vector<Kernel<ConvProblem>> table{
+      cpu::direct_entry(), aten_entry<ConvProblem>([](const ConvProblem& p, Pass pass, const PlanOptions&) {
+        return Cost{8 + p.flops(pass) / 3e4, p.flops(pass), p.bytes(pass)};
+      })};
   return table;
 }
 
 const std::vector<Kernel<PoolProblem>>& pool_kernels() {
-  static const std::vector<Kernel<PoolProblem>> table{aten_entry<PoolProblem>(
-      [](const PoolProblem& p, Pass pass, const PlanOptions&) { return Cost{1.0, p.flops(pass), p.bytes(pass)}; })};
+  static const std::vector<Kernel<PoolProblem>> table{
+      cpu::pool_entry(), aten_entry<PoolProblem>([](const PoolProblem& p, Pass pass, const PlanOptions&) {
+        return Cost{8 + p.flops(pass) / 100, p.flops(pass), p.bytes(pass)};
+      })};
   return table;
 }
 

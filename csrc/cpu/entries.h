@@ -1,0 +1,17 @@
+// The two tables' entries, and what they share: problem -> kernel parameters.
+#pragma once
+
+#include "cpu/geometry.h"
+#include "cpu/kernels/table.h"
+#include "fastconv/plan.h"
+
+namespace fastconv::cpu {
+
+Correlation correlation(const ConvProblem& problem, Pass pass);
+WeightGradient weight_gradient(const ConvProblem& problem);
+Pooling pooling(const PoolProblem& problem, Pass pass);
+
+Kernel<ConvProblem> direct_entry();
+Kernel<PoolProblem> pool_entry();
+
+}  // namespace fastconv::cpu

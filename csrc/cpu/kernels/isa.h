@@ -1,0 +1,25 @@
+// For the files that are compiled once per instruction set. Everything they define lives in a namespace of that
+// instruction set or has internal linkage, and they use no inline function of the standard library: the linker keeps
+// one copy of an inline function, and if that were the AVX-512 copy, other machines would execute it.
+#pragma once
+
+#include "cpu/kernels/table.h"
+
+#ifndef FASTCONV_ISA
+#define FASTCONV_ISA baseline
+#endif
+
+namespace fastconv::cpu::FASTCONV_ISA {
+
+inline __attribute__((always_inline)) int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+inline __attribute__((always_inline)) int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+void direct_correlation(const void* context, int64_t begin, int64_t end);
+void direct_weight_gradient(const void* context, int64_t begin, int64_t end);
+void bias_gradient(const void* context, int64_t begin, int64_t end);
+void max_pool(const void* context, int64_t begin, int64_t end);
+void max_pool_dgrad(const void* context, int64_t begin, int64_t end);
+void max_pool_gather(const void* context, int64_t begin, int64_t end);
+void average_pool(const void* context, int64_t begin, int64_t end);
+
+}  // namespace fastconv::cpu::FASTCONV_ISA

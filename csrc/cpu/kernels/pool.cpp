@@ -1,0 +1,207 @@
+// Pooling with the channels in the inner loop: the NHWC path, and (one channel at a time) NCHW of any geometry. For each
+// written pixel, the taps that exist are walked in row-major order with an array of running results over the channels.
+#include "cpu/kernels/isa.h"
+
+namespace fastconv::cpu::FASTCONV_ISA {
+namespace {
+
+// One row of written pixels, all in one sample: `channels` at once (1 in NCHW).
+struct Row {
+  int64_t n, c, channels, d, h;
+};
+
+Row row_at(const Pooling& p, int64_t index) {
+  Row row;
+  row.h = index % p.axis[1].out, index /= p.axis[1].out;
+  row.d = index % p.axis[0].out, index /= p.axis[0].out;
+  row.channels = p.layout == Layout::nchw ? 1 : p.c;
+  row.c = p.layout == Layout::nchw ? index % p.c : 0;
+  row.n = p.layout == Layout::nchw ? index / p.c : index;
+  return row;
+}
+
+int64_t start(const Strides& strides, const Row& row) { return row.n * strides.n + row.c * strides.c; }
+int64_t row_start(const Strides& strides, const Row& row) {
+  return start(strides, row) + row.d * strides.at[0] + row.h * strides.at[1];
+}
+
+// Calls visit(tap, source offset in elements) for every tap of output (d, h, w) that exists.
+template <class Visit>
+void for_taps(const AxisMap (&axis)[3], const Strides& strides, int64_t d, int64_t h, int64_t w, Visit visit) {
+  for (int64_t t = 0; t < axis[0].taps; ++t) {
+    const int64_t id = axis[0].source(d, t);
+    if (id < 0) continue;
+    for (int64_t r = 0; r < axis[1].taps; ++r) {
+      const int64_t ih = axis[1].source(h, r);
+      if (ih < 0) continue;
+      for (int64_t s = 0; s < axis[2].taps; ++s) {
+        const int64_t iw = axis[2].source(w, s);
+        if (iw >= 0)
+          visit((t * axis[1].taps + r) * axis[2].taps + s,
+                id * strides.at[0] + ih * strides.at[1] + iw * strides.at[2]);
+      }
+    }
+  }
+}
+
+template <class T>
+void max_row(const Pooling& p, const Row& row, accumulator_t<T>* best, int32_t* winner) {
+  using A = accumulator_t<T>;
+  const T* src = static_cast<const T*>(p.src) + start(p.src_strides, row);
+  const int64_t out = row_start(p.dst_strides, row);
+  for (int64_t w = 0; w < p.axis[2].out; ++w) {
+    bool first = true;
+    for (int64_t c = 0; c < row.channels; ++c) best[c] = -A(__builtin_inf()), winner[c] = -1;
+    for_taps(p.axis, p.src_strides, row.d, row.h, w, [&](int64_t tap, int64_t at) {
+      if (first) {  // even if it is -inf
+        for (int64_t c = 0; c < row.channels; ++c) best[c] = widen(src[at + c]), winner[c] = int32_t(tap);
+      } else {
+        for (int64_t c = 0; c < row.channels; ++c) {
+          const A value = widen(src[at + c]);
+          const bool take = (value > best[c]) | (value != value);
+          best[c] = take ? value : best[c];
+          winner[c] = take ? int32_t(tap) : winner[c];
+        }
+      }
+      first = false;
+    });
+    const int64_t at = out + w * p.dst_strides.at[2];
+    for (int64_t c = 0; c < row.channels; ++c) static_cast<T*>(p.dst)[at + c] = narrow<T>(best[c]);
+    if (p.offsets && p.offset_bytes == 1)
+      for (int64_t c = 0; c < row.channels; ++c) static_cast<uint8_t*>(p.offsets)[at + c] = uint8_t(winner[c]);
+    if (p.offsets && p.offset_bytes == 4)
+      for (int64_t c = 0; c < row.channels; ++c) static_cast<int32_t*>(p.offsets)[at + c] = winner[c];
+    if (p.indices) {
+      for (int64_t c = 0; c < row.channels; ++c) {
+        const int64_t tap = winner[c], taps = p.axis[1].taps * p.axis[2].taps;
+        const int64_t id = p.axis[0].source(row.d, tap / taps);
+        const int64_t ih = p.axis[1].source(row.h, tap / p.axis[2].taps % p.axis[1].taps);
+        const int64_t iw = p.axis[2].source(w, tap % p.axis[2].taps);
+        p.indices[at + c] = tap < 0 ? -1 : (id * p.axis[1].in + ih) * p.axis[2].in + iw;
+      }
+    }
+  }
+}
+
+template <class T, class Offset>
+void max_dgrad_row(const Pooling& p, const Row& row, accumulator_t<T>* sum) {
+  using A = accumulator_t<T>;
+  const T* src = static_cast<const T*>(p.src) + start(p.src_strides, row);
+  const Offset* offsets = static_cast<const Offset*>(p.offsets) + start(p.src_strides, row);
+  for (int64_t w = 0; w < p.axis[2].out; ++w) {
+    for (int64_t c = 0; c < row.channels; ++c) sum[c] = 0;
+    for_taps(p.axis, p.src_strides, row.d, row.h, w, [&](int64_t tap, int64_t at) {
+      for (int64_t c = 0; c < row.channels; ++c)
+        sum[c] += offsets[at + c] == Offset(tap) ? widen(src[at + c]) : A(0);
+    });
+    T* dst = static_cast<T*>(p.dst) + row_start(p.dst_strides, row) + w * p.dst_strides.at[2];
+    for (int64_t c = 0; c < row.channels; ++c) dst[c] = narrow<T>(sum[c]);
+  }
+}
+
+template <class T, class Offset>
+void gather_row(const Pooling& p, const Row& row) {
+  const T* src = static_cast<const T*>(p.src) + start(p.src_strides, row);
+  const int64_t out = row_start(p.dst_strides, row), taps = p.axis[1].taps * p.axis[2].taps;
+  for (int64_t w = 0; w < p.axis[2].out; ++w) {
+    for (int64_t c = 0; c < row.channels; ++c) {
+      const int64_t at = out + w * p.dst_strides.at[2] + c;
+      const Offset tap = static_cast<const Offset*>(p.offsets)[at];
+      T value = narrow<T>(accumulator_t<T>(0));
+      if (tap != Offset(-1)) {
+        const int64_t id = p.axis[0].source(row.d, tap / taps);
+        const int64_t ih = p.axis[1].source(row.h, tap / p.axis[2].taps % p.axis[1].taps);
+        const int64_t iw = p.axis[2].source(w, tap % p.axis[2].taps);
+        value = src[id * p.src_strides.at[0] + ih * p.src_strides.at[1] + iw * p.src_strides.at[2] + c];
+      }
+      static_cast<T*>(p.dst)[at] = value;
+    }
+  }
+}
+
+// How many elements the window at output o covers on one axis; its low and high padding count if asked, what
+// hangs over them in ceil_mode never does (torch's rule).
+int64_t covered(const AxisMap& axis, int64_t o, bool padding) {
+  const int64_t begin = o * axis.mul + axis.add, end = least(begin + axis.taps, axis.in - axis.add);
+  return padding ? end - begin : least(end, axis.in) - most(begin, 0);
+}
+
+template <class A>
+A divisor(const Pooling& p, int64_t d, int64_t h, int64_t w) {
+  if (p.divisor_override) return A(p.divisor_override);
+  return A(covered(p.forward[0], d, p.count_include_pad) * covered(p.forward[1], h, p.count_include_pad) *
+           covered(p.forward[2], w, p.count_include_pad));
+}
+
+template <class T>
+void average_row(const Pooling& p, const Row& row, accumulator_t<T>* sum) {
+  using A = accumulator_t<T>;
+  const T* src = static_cast<const T*>(p.src) + start(p.src_strides, row);
+  for (int64_t w = 0; w < p.axis[2].out; ++w) {
+    for (int64_t c = 0; c < row.channels; ++c) sum[c] = 0;
+    if (p.backward) {
+      for (int64_t t = 0; t < p.axis[0].taps; ++t) {
+        const int64_t id = p.axis[0].source(row.d, t);
+        for (int64_t r = 0; id >= 0 && r < p.axis[1].taps; ++r) {
+          const int64_t ih = p.axis[1].source(row.h, r);
+          for (int64_t s = 0; ih >= 0 && s < p.axis[2].taps; ++s) {
+            const int64_t iw = p.axis[2].source(w, s);
+            if (iw < 0) continue;
+            const A share = divisor<A>(p, id, ih, iw);
+            const T* from = src + id * p.src_strides.at[0] + ih * p.src_strides.at[1] + iw * p.src_strides.at[2];
+            for (int64_t c = 0; c < row.channels; ++c) sum[c] += widen(from[c]) / share;
+          }
+        }
+      }
+    } else {
+      for_taps(p.axis, p.src_strides, row.d, row.h, w, [&](int64_t, int64_t at) {
+        for (int64_t c = 0; c < row.channels; ++c) sum[c] += widen(src[at + c]);
+      });
+    }
+    const A share = p.backward ? A(1) : divisor<A>(p, row.d, row.h, w);
+    T* dst = static_cast<T*>(p.dst) + row_start(p.dst_strides, row) + w * p.dst_strides.at[2];
+    for (int64_t c = 0; c < row.channels; ++c) dst[c] = narrow<T>(sum[c] / share);
+  }
+}
+
+// Calls visit(T{}, row, scratch for one float or double and one int32 a channel) for the rows of a task.
+template <class Visit>
+void for_rows(const void* context, int64_t begin, int64_t end, Visit visit) {
+  const auto& p = *static_cast<const Pooling*>(context);
+  void* memory = scratch(size_t(p.layout == Layout::nchw ? 1 : p.c) * (sizeof(double) + sizeof(int32_t)));
+  visit_dtype(p.dtype, [&](auto type) {
+    for (int64_t index = begin; index < end; ++index) visit(type, p, row_at(p, index), memory);
+  });
+}
+
+}  // namespace
+
+void max_pool(const void* context, int64_t begin, int64_t end) {
+  for_rows(context, begin, end, [](auto type, const Pooling& p, const Row& row, void* memory) {
+    auto* best = static_cast<accumulator_t<decltype(type)>*>(memory);
+    max_row<decltype(type)>(p, row, best, reinterpret_cast<int32_t*>(best + row.channels));
+  });
+}
+
+void max_pool_dgrad(const void* context, int64_t begin, int64_t end) {
+  for_rows(context, begin, end, [](auto type, const Pooling& p, const Row& row, void* memory) {
+    using T = decltype(type);
+    auto* sum = static_cast<accumulator_t<T>*>(memory);
+    p.offset_bytes == 1 ? max_dgrad_row<T, uint8_t>(p, row, sum) : max_dgrad_row<T, int32_t>(p, row, sum);
+  });
+}
+
+void max_pool_gather(const void* context, int64_t begin, int64_t end) {
+  for_rows(context, begin, end, [](auto type, const Pooling& p, const Row& row, void*) {
+    using T = decltype(type);
+    p.offset_bytes == 1 ? gather_row<T, uint8_t>(p, row) : gather_row<T, int32_t>(p, row);
+  });
+}
+
+void average_pool(const void* context, int64_t begin, int64_t end) {
+  for_rows(context, begin, end, [](auto type, const Pooling& p, const Row& row, void* memory) {
+    average_row<decltype(type)>(p, row, static_cast<accumulator_t<decltype(type)>*>(memory));
+  });
+}
+
+}  // namespace fastconv::cpu::FASTCONV_ISA

@@ -1,0 +1,24 @@
+// The kernels of one instruction set. csrc/cpu/kernels/*.cpp are compiled once per instruction set, with
+// FASTCONV_ISA naming the namespace; isa.cpp picks the best set that this machine can run.
+#pragma once
+
+#include "cpu/geometry.h"
+#include "cpu/parallel.h"
+
+namespace fastconv::cpu {
+
+struct Kernels {
+  const char* isa;
+  Task direct_correlation;      // Correlation; a task is one row of one output channel
+  Task direct_weight_gradient;  // WeightGradient; a task is one (k, c) filter
+  Task bias_gradient;           // BiasGradient; a task is one channel
+  Task max_pool;                // Pooling; a task is one row of all channels of a sample, or of one channel (NCHW)
+  Task max_pool_dgrad;
+  Task max_pool_gather;
+  Task average_pool;
+};
+
+// Of the best instruction set here.
+const Kernels& kernels();
+
+}  // namespace fastconv::cpu
