@@ -23,8 +23,11 @@ Span tap_span(const AxisMap& axis, int64_t t) {
   return {begin, end, axis.div, (begin * axis.mul + shift) / axis.div};
 }
 
+// `total` and `sum` each hold a row of accumulators: `sum` runs over a few dozen products, then goes into `total`, so
+// that the rounding error grows with the square root of their counts.
 template <class T>
-void correlate_row(const Correlation& p, int64_t row, accumulator_t<T>* sum, const Span* spans) {
+void correlate_row(const Correlation& p, int64_t row, accumulator_t<T>* total, accumulator_t<T>* sum,
+                   const Span* spans) {
   using A = accumulator_t<T>;
   const AxisMap &depth = p.axis[0], &height = p.axis[1], &width = p.axis[2];
   const int64_t h = row % height.out, d = row / height.out % depth.out, channel = row / (height.out * depth.out);
@@ -33,7 +36,8 @@ void correlate_row(const Correlation& p, int64_t row, accumulator_t<T>* sum, con
   const T* src = static_cast<const T*>(p.src) + n * p.src_strides.n + g * p.src_channels * p.src_strides.c;
   const T* w = static_cast<const T*>(p.w) + g * p.w_group + kd * p.w_dst;
   const A bias = p.bias ? widen(static_cast<const T*>(p.bias)[k]) : A(0);
-  for (int64_t o = 0; o < width.out; ++o) sum[o] = bias;
+  for (int64_t o = 0; o < width.out; ++o) total[o] = bias, sum[o] = 0;
+  const int64_t run = most(1, 32 / (depth.taps * height.taps * width.taps));
   const int64_t move = width.mul * p.src_strides.at[2];
   for (int64_t cs = 0; cs < p.src_channels; ++cs) {
     for (int64_t t = 0; t < depth.taps; ++t) {
@@ -56,21 +60,24 @@ void correlate_row(const Correlation& p, int64_t row, accumulator_t<T>* sum, con
         }
       }
     }
+    if ((cs + 1) % run == 0 || cs + 1 == p.src_channels) {
+      for (int64_t o = 0; o < width.out; ++o) total[o] += sum[o], sum[o] = 0;
+    }
   }
   T* dst = static_cast<T*>(p.dst) + n * p.dst_strides.n + k * p.dst_strides.c + d * p.dst_strides.at[0] +
            h * p.dst_strides.at[1];
-  for (int64_t o = 0; o < width.out; ++o) dst[o * p.dst_strides.at[2]] = narrow<T>(sum[o]);
+  for (int64_t o = 0; o < width.out; ++o) dst[o * p.dst_strides.at[2]] = narrow<T>(total[o]);
 }
 
 template <class T>
 void correlate(const Correlation& p, int64_t begin, int64_t end) {
   const AxisMap& width = p.axis[2];
   const size_t span_bytes = size_t(width.taps) * sizeof(Span);
-  char* memory = static_cast<char*>(scratch(span_bytes + size_t(width.out) * sizeof(accumulator_t<T>)));
+  char* memory = static_cast<char*>(scratch(span_bytes + 2 * size_t(width.out) * sizeof(accumulator_t<T>)));
   Span* spans = reinterpret_cast<Span*>(memory);
+  auto* total = reinterpret_cast<accumulator_t<T>*>(memory + span_bytes);
   for (int64_t s = 0; s < width.taps; ++s) spans[s] = tap_span(width, s);
-  for (int64_t row = begin; row < end; ++row)
-    correlate_row<T>(p, row, reinterpret_cast<accumulator_t<T>*>(memory + span_bytes), spans);
+  for (int64_t row = begin; row < end; ++row) correlate_row<T>(p, row, total, total + width.out, spans);
 }
 
 // Sum of count products, in eight interleaved partial sums.

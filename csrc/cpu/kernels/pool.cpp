@@ -1,5 +1,6 @@
-// Pooling with the channels in the inner loop: the NHWC path, and (one channel at a time) NCHW of any geometry. For each
-// written pixel, the taps that exist are walked in row-major order with an array of running results over the channels.
+// Pooling with the channels in the inner loop: the NHWC path, and (one channel at a time) NCHW of any geometry. For
+// each written pixel, the taps that exist are walked in row-major order with an array of running results over the
+// channels.
 #include "cpu/kernels/isa.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
@@ -91,8 +92,7 @@ void max_dgrad_row(const Pooling& p, const Row& row, accumulator_t<T>* sum) {
   for (int64_t w = 0; w < p.axis[2].out; ++w) {
     for (int64_t c = 0; c < row.channels; ++c) sum[c] = 0;
     for_taps(p.axis, p.src_strides, row.d, row.h, w, [&](int64_t tap, int64_t at) {
-      for (int64_t c = 0; c < row.channels; ++c)
-        sum[c] += offsets[at + c] == Offset(tap) ? widen(src[at + c]) : A(0);
+      for (int64_t c = 0; c < row.channels; ++c) sum[c] += offsets[at + c] == Offset(tap) ? widen(src[at + c]) : A(0);
     });
     T* dst = static_cast<T*>(p.dst) + row_start(p.dst_strides, row) + w * p.dst_strides.at[2];
     for (int64_t c = 0; c < row.channels; ++c) dst[c] = narrow<T>(sum[c]);

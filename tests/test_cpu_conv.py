@@ -1,0 +1,148 @@
+"""The native CPU convolution kernels, through the `_cpu` module: every entry of the table, forced by name."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from cpu_driver import DTYPES, assert_close, conv_shapes, run_conv, torch_conv
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from shapes import CONV_RIGOROUS, CONV_SUITES, ConvCase, conv
+
+from fastconv import _cpu
+
+NATIVE = [name for name, _ in _cpu.conv_kernels() if name != "aten"]
+PASSES = ("fprop", "dgrad", "wgrad", "bgrad")
+CASES = {case.name: case for suite in CONV_SUITES.values() for case in suite}
+
+
+def accepts(kernel: str, case: ConvCase, pass_: str, dtype: str, layout: str) -> bool:
+    problem = _cpu.ConvProblem(**case.arguments(dtype, layout))
+    table = _cpu.conv_plan(problem, pass_, threads=1).candidates
+    return next(c.accepted for c in table if c.kernel == kernel)
+
+
+def operands(case: ConvCase, dtype: torch.dtype, *, integers: bool = False) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(len(case.name) + case.n)
+
+    def make(shape: tuple[int, ...]) -> torch.Tensor:
+        if integers:
+            return torch.randint(-2, 3, shape, generator=generator).to(dtype)
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    return {name: make(shape) for name, shape in conv_shapes(case).items()}
+
+
+def inputs(pass_: str, t: dict[str, torch.Tensor]) -> tuple[torch.Tensor | None, ...]:
+    return {
+        "fprop": (t["x"], t["w"], t["b"]),
+        "dgrad": (t["y"], t["w"], None),
+        "wgrad": (t["x"], t["y"], None),
+        "bgrad": (t["y"], None, None),
+    }[pass_]
+
+
+def check(case: ConvCase, layout: str, dtype: str, *, integers: bool) -> int:
+    """Every native entry that accepts, every pass; returns how many were run."""
+    t = operands(case, DTYPES[dtype], integers=integers)
+    upcast = {name: value.double() for name, value in t.items()}
+    exact = torch_conv(case, upcast["x"], upcast["w"], upcast["b"], upcast["y"])
+    rival = torch_conv(case, t["x"], t["w"], t["b"], t["y"])
+    taps, places = math.prod(case.filter), case.n * math.prod(case.output)
+    terms = {
+        "fprop": taps * case.c // case.groups,
+        "dgrad": taps * case.k // case.groups,
+        "wgrad": places,
+        "bgrad": places,
+    }
+    runs = 0
+    for kernel in NATIVE:
+        for pass_ in PASSES:
+            if not accepts(kernel, case, pass_, dtype, layout):
+                continue
+            got = run_conv(case, pass_, *inputs(pass_, t), layout=layout, kernel=kernel)
+            what = f"{kernel} {pass_} {layout} {dtype} {case.name}"
+            if integers:
+                assert torch.equal(got.double(), exact[pass_]), f"{what}: not exact on small integers"
+            else:
+                assert_close(got, exact[pass_], rival[pass_], terms[pass_], what)
+            runs += 1
+    return runs
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("name", CASES)
+def test_small_integers_are_exact(name: str, layout: str) -> None:
+    assert check(CASES[name], layout, "float32", integers=True) >= len(PASSES)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("suite", CONV_SUITES)
+def test_error_is_at_most_twice_torchs(suite: str, layout: str, dtype: str) -> None:
+    for case in CONV_SUITES[suite]:
+        check(case, layout, dtype, integers=False)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_bits_do_not_depend_on_the_thread_count(layout: str, dtype: str) -> None:
+    for case in (
+        conv("depthwise", 3, 48, 48, (33, 35), 3, 1, 1, 1, 48),
+        conv("depthwise stride 2", 3, 40, 40, (33, 35), 5, 2, 2, 1, 40),
+        conv("dense", 3, 16, 24, (28, 30), 3, 1, 1),
+    ):
+        t = operands(case, DTYPES[dtype])
+        for kernel in NATIVE:
+            for pass_ in PASSES:
+                if accepts(kernel, case, pass_, dtype, layout):
+                    one, two, three = (
+                        run_conv(case, pass_, *inputs(pass_, t), layout=layout, kernel=kernel, threads=threads)
+                        for threads in (1, 2, 3)
+                    )
+                    assert torch.equal(one, two) and torch.equal(one, three), (kernel, pass_, case.name)
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("pass_", ["fprop", "dgrad"])
+def test_a_sample_does_not_depend_on_its_batch(pass_: str, layout: str) -> None:
+    for case in CONV_RIGOROUS[:21]:
+        many, alone = replace(case, n=5), replace(case, n=1)
+        a, w, bias = inputs(pass_, operands(many, torch.float32))
+        for kernel in NATIVE:
+            if accepts(kernel, many, pass_, "float32", layout):
+                batch = run_conv(many, pass_, a, w, bias, layout=layout, kernel=kernel)
+                single = run_conv(alone, pass_, a[3:4], w, bias, layout=layout, kernel=kernel)
+                assert torch.equal(batch[3:4], single), (kernel, case.name)
+
+
+@st.composite
+def random_cases(draw: st.DrawFn) -> ConvCase:
+    rank = draw(st.integers(1, 3))
+    axes = lambda low, high: tuple(draw(st.integers(low, high)) for _ in range(rank))  # noqa: E731
+    groups = draw(st.integers(1, 4))
+    return conv(
+        "fuzz",
+        draw(st.integers(1, 3)),
+        groups * draw(st.integers(1, 9)),
+        groups * draw(st.integers(1, 9)),
+        axes(1, 40 if rank == 1 else 13 if rank == 2 else 6),
+        axes(1, 5),
+        axes(1, 4),
+        tuple(zip(axes(0, 4), axes(0, 4), strict=True)),
+        axes(1, 3),
+        groups,
+    )
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(random_cases(), st.sampled_from(["nchw", "nhwc"]), st.sampled_from(list(DTYPES)), st.booleans())
+def test_fuzz(case: ConvCase, layout: str, dtype: str, depthwise: bool) -> None:
+    if depthwise:
+        case = replace(case, k=case.c * 2, groups=case.c)
+    assume(all(size > 0 for size in case.output))
+    check(case, layout, "float32", integers=True)
+    check(case, layout, dtype, integers=False)
