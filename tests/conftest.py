@@ -3,7 +3,7 @@
 A test that takes ``backend`` runs once for each of:
 
 - ``cpu``: fastconv's own CPU kernels, never PyTorch's;
-- ``aten``: PyTorch's operators, through fastconv's own autograd and planning;
+- ``aten``: PyTorch's operators, pass by pass, under fastconv's own autograd (as when a plan mixes the two);
 - ``emulator``: the CUDA kernels, executed on the host;
 - ``cuda``: the CUDA kernels on a GPU (``-m cuda`` selects only these; without a GPU they are skipped).
 """
@@ -18,6 +18,7 @@ import torch
 from hypothesis import settings as hypothesis_settings
 
 import fastconv
+from fastconv.convolution import Convolution
 
 # Deterministic examples: a failing test fails again. No deadline: these machines are shared.
 hypothesis_settings.register_profile("fastconv", derandomize=True, deadline=None, max_examples=25)
@@ -44,7 +45,10 @@ def _target(name: str) -> Iterator[Target]:
     if not backend.available:
         pytest.skip(f"backend {backend.name}: {backend.reason}")
     kernel = {"cpu": "native", "aten": "aten"}.get(name)
-    with fastconv.use_backend(backend.name), fastconv.use_kernel(kernel):
+    with pytest.MonkeyPatch.context() as patch, fastconv.use_backend(backend.name), fastconv.use_kernel(kernel):
+        if name == "aten":
+            # A convolution that is PyTorch's in every pass would take torch's own autograd: here it must not.
+            patch.setattr(Convolution, "is_native", True)
         yield Target(name, torch.device(backend.device_type))
 
 

@@ -1,4 +1,4 @@
-"""Problems against torch on thousands of random ones: the same output size, and the same verdict on what is an error."""
+"""Random problems against torch, thousands of them: the same output size, and the same verdict on what is an error."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def pool_disagreement(rng: random.Random) -> str | None:
                 dilation=dilation,
                 ceil_mode=ceil_mode,
             ).output
-        )  # fmt: skip
+        )
     )
     if ours == theirs:
         return None

@@ -1,0 +1,310 @@
+"""conv2d, max_pool2d, avg_pool2d against torch's: the shape suites, four dtypes, both layouts, on every backend;
+forward, backward and double backward; then the forms an argument may take and the tensors that are not simple.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import DTYPES, Target
+from shapes import CONV_SUITES, POOL_SUITES, ConvCase, PoolCase
+from torch.nn import functional as F
+
+import fastconv
+from fastconv import functional as FC
+from fastconv.testing import assert_close_to_float64, integer_tensor, random_tensor
+
+Tensor = torch.Tensor
+
+
+def conv_call(case: ConvCase) -> dict[str, Any] | None:
+    """torch's keyword arguments for a suite's case, or None where conv2d has none (other rank, other asymmetry)."""
+    if len(case.input) != 2:
+        return None
+    total = tuple(d * (f - 1) for d, f in zip(case.dilation, case.filter, strict=True))
+    same = (tuple(t // 2 for t in total), tuple(t - t // 2 for t in total))
+    padding: Any = case.padding_low
+    if case.padding_low != case.padding_high:
+        if (case.padding_low, case.padding_high) != same or case.stride != (1, 1):
+            return None
+        padding = "same"
+    return {"stride": case.stride, "padding": padding, "dilation": case.dilation, "groups": case.groups}
+
+
+def pool_call(case: PoolCase) -> tuple[str, dict[str, Any]] | None:
+    if len(case.input) != 2:
+        return None
+    options = {"kernel_size": case.window, "stride": case.stride, "padding": case.padding, "ceil_mode": case.ceil_mode}
+    if case.kind == "max":
+        return "max_pool2d", {**options, "dilation": case.dilation}
+    average = {"count_include_pad": case.count_include_pad, "divisor_override": case.divisor_override}
+    return "avg_pool2d", {**options, **average}
+
+
+def conv_cases(suite: str) -> list[Any]:
+    return [pytest.param(case, id=case.name) for case in CONV_SUITES[suite] if conv_call(case)]
+
+
+def pool_cases(suite: str) -> list[Any]:
+    return [pytest.param(case, id=case.name) for case in POOL_SUITES[suite] if pool_call(case)]
+
+
+def conv_tensors(case: ConvCase, dtype: torch.dtype, layout: str, device: torch.device) -> list[Tensor]:
+    options: dict[str, Any] = {"dtype": dtype, "channels_last": layout == "nhwc", "device": device}
+    return [
+        random_tensor((case.n, case.c, *case.input), seed=1, **options),
+        random_tensor((case.k, case.c // case.groups, *case.filter), seed=2, **options),
+        random_tensor((case.k,), dtype, seed=3, device=device),
+        random_tensor((case.n, case.k, *case.output), seed=4, **options),
+        random_tensor((case.n, case.c, *case.input), seed=5, **options),
+        random_tensor((case.k, case.c // case.groups, *case.filter), seed=6, **options),
+    ]
+
+
+def conv_everything(module: Any, case: ConvCase, tensors: list[Tensor]) -> dict[str, Tensor]:
+    """The output, its three gradients, and the gradients of those."""
+    x, w, b, gy, vx, vw = (tensor.detach().clone().requires_grad_() for tensor in tensors)
+    y = module.conv2d(x, w, b, **conv_call(case))
+    gx, gw, gb = torch.autograd.grad(y, (x, w, b), gy, create_graph=True)
+    # d/d(x, w, gy) of <gx, vx> + <gw, vw>: each double-backward path once, with one product each.
+    hx, hw, hgy = torch.autograd.grad((gx, gw), (x, w, gy), (vx, vw))
+    return {"y": y, "gx": gx, "gw": gw, "gb": gb, "d gw/dx": hx, "d gx/dw": hw, "d (gx, gw)/dgy": hgy}
+
+
+def check_conv(backend: Target, case: ConvCase, dtype: torch.dtype, layout: str) -> None:
+    tensors = conv_tensors(case, dtype, layout, backend.device)
+    ours = conv_everything(FC, case, tensors)
+    theirs = conv_everything(F, case, tensors)
+    exact = conv_everything(F, case, [tensor.double() for tensor in tensors])
+    for name, result in ours.items():
+        assert_close_to_float64(result, theirs[name], exact[name], name)
+    assert ours["y"].stride() == theirs["y"].stride(), "memory format"
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", conv_cases("default"))
+def test_conv2d(backend: Target, case: ConvCase, dtype: torch.dtype, layout: str) -> None:
+    check_conv(backend, case, dtype, layout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", conv_cases("rigorous") + conv_cases("network"))
+def test_conv2d_rigorous(backend: Target, case: ConvCase, dtype: torch.dtype, layout: str) -> None:
+    check_conv(backend, case, dtype, layout)
+
+
+def pool_everything(module: Any, case: PoolCase, x: Tensor, gy: Tensor, v: Tensor) -> dict[str, Tensor]:
+    """The output, its gradient, and the gradient of that."""
+    function, options = pool_call(case)
+    x, gy = x.detach().clone().requires_grad_(), gy.detach().clone().requires_grad_()
+    y = getattr(module, function)(x, **options)
+    (gx,) = torch.autograd.grad(y, x, gy, create_graph=True)
+    (ggy,) = torch.autograd.grad(gx, gy, v)
+    return {"y": y, "gx": gx, "ggy": ggy}
+
+
+def check_pool(backend: Target, case: PoolCase, dtype: torch.dtype, layout: str) -> None:
+    function, options = pool_call(case)
+    shape = (case.n, case.c, *case.input)
+    placed: dict[str, Any] = {"dtype": dtype, "channels_last": layout == "nhwc", "device": backend.device}
+    # For max-pooling few distinct values: windows with ties, where the first maximum must win.
+    x = (integer_tensor if case.kind == "max" else random_tensor)(shape, seed=1, **placed)
+    gy = random_tensor(getattr(F, function)(x, **options).shape, seed=2, **placed)
+    tensors = [x, gy, random_tensor(shape, seed=3, **placed)]
+    ours, theirs = pool_everything(FC, case, *tensors), pool_everything(F, case, *tensors)
+    exact = pool_everything(F, case, *(tensor.double() for tensor in tensors))
+    for name, result in ours.items():
+        assert_close_to_float64(result, theirs[name], exact[name], name)
+    assert ours["y"].stride() == theirs["y"].stride(), "memory format"
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", pool_cases("default"))
+def test_pool2d(backend: Target, case: PoolCase, dtype: torch.dtype, layout: str) -> None:
+    check_pool(backend, case, dtype, layout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", pool_cases("rigorous") + pool_cases("network"))
+def test_pool2d_rigorous(backend: Target, case: PoolCase, dtype: torch.dtype, layout: str) -> None:
+    check_pool(backend, case, dtype, layout)
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("case", [case for case in pool_cases("default") if case.values[0].kind == "max"])
+@pytest.mark.parametrize("grad", [False, True])
+def test_max_pool2d_indices(backend: Target, case: PoolCase, layout: str, grad: bool) -> None:
+    _, options = pool_call(case)
+    x = integer_tensor((case.n, case.c, *case.input), seed=1, channels_last=layout == "nhwc", device=backend.device)
+    y, indices = FC.max_pool2d(x.requires_grad_(grad), **options, return_indices=True)
+    y_torch, indices_torch = F.max_pool2d(x, **options, return_indices=True)
+    assert torch.equal(y, y_torch) and torch.equal(indices, indices_torch)
+    assert indices.dtype == torch.int64 and not indices.requires_grad and y.requires_grad == grad
+    if grad:
+        assert torch.equal(torch.autograd.grad(y.sum(), x)[0], torch.autograd.grad(y_torch.sum(), x)[0])
+
+
+def test_max_pool2d_nan_and_infinities(backend: Target) -> None:
+    x = integer_tensor((2, 3, 9, 8), seed=1, device=backend.device)
+    x[0, 0, 2, 3], x[1, 2], x[1, 1, :4] = float("nan"), -float("inf"), float("inf")
+    x[0, 1, 0, 0] = x[0, 1, 1, 1] = float("nan")
+    for options in ({"kernel_size": 2}, {"kernel_size": 3, "stride": 2, "padding": 1}):
+        ours = FC.max_pool2d(x, **options, return_indices=True)
+        theirs = F.max_pool2d(x, **options, return_indices=True)
+        assert torch.equal(ours[0].nan_to_num(nan=77.0), theirs[0].nan_to_num(nan=77.0))
+        assert torch.equal(ours[1], theirs[1])
+
+
+# ---- the forms of an argument ----
+CONV_FORMS = [
+    {},
+    {"stride": 2},
+    {"stride": (2, 1), "padding": [1, 0], "dilation": torch.Size([1, 2])},
+    {"stride": np.int64(2), "padding": (np.int32(1), 2)},
+    {"stride": [2], "padding": (1,)},
+    {"stride": torch.tensor(2)},
+    {"padding": "valid"},
+    {"padding": "same"},
+    {"padding": "same", "dilation": (2, 3)},
+]
+
+
+@pytest.mark.parametrize("form", CONV_FORMS, ids=str)
+@pytest.mark.parametrize("filter_size", [(3, 3), (2, 4)])
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+def test_conv2d_argument_forms(backend: Target, form: dict[str, Any], filter_size: tuple[int, int]) -> None:
+    x = integer_tensor((2, 3, 11, 10), seed=1, device=backend.device)
+    w = integer_tensor((4, 3, *filter_size), seed=2, device=backend.device)
+    for _ in range(2):  # the second call finds the plan of the first
+        assert torch.equal(FC.conv2d(x, w, **form), F.conv2d(x, w, **form))
+
+
+POOL_FORMS = [
+    {"kernel_size": 2},
+    {"kernel_size": (3, 2), "stride": None},
+    {"kernel_size": [2, 3], "stride": [], "padding": (1, 0)},
+    {"kernel_size": torch.Size([2, 2]), "stride": np.int64(1)},
+    {"kernel_size": [3], "stride": (2,), "padding": np.int32(1), "ceil_mode": True},
+]
+
+
+@pytest.mark.parametrize("form", POOL_FORMS, ids=str)
+@pytest.mark.parametrize("function", ["max_pool2d", "avg_pool2d"])
+def test_pool_argument_forms(backend: Target, function: str, form: dict[str, Any]) -> None:
+    x = integer_tensor((2, 3, 11, 10), dtype=torch.float64, seed=1, device=backend.device)
+    for _ in range(2):
+        torch.testing.assert_close(getattr(FC, function)(x, **form), getattr(F, function)(x, **form))
+
+
+# ---- tensors that are not simple ----
+def views(tensor: Tensor) -> dict[str, Tensor]:
+    """The same values in memory arranged in every odd way."""
+    n, c, h, w = tensor.shape
+    bigger = torch.full((n + 1, c + 2, h + 3, 2 * w), 7.0, dtype=tensor.dtype, device=tensor.device)
+    slice_ = bigger[1:, 1:-1, 2:-1, ::2]
+    slice_.copy_(tensor)
+    return {
+        "contiguous": tensor,
+        "channels_last": tensor.contiguous(memory_format=torch.channels_last),
+        "slice of a bigger buffer": slice_,
+        "transposed": tensor.transpose(2, 3).contiguous().transpose(2, 3),
+        "batch innermost": tensor.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2),
+        "flipped view of a flip": tensor.flip(3).flip(3),
+        "negated view": torch.complex(torch.zeros_like(tensor), -tensor).conj().imag,
+    }
+
+
+@pytest.mark.parametrize("x_view", views(torch.zeros(1, 1, 1, 1)))
+@pytest.mark.parametrize("w_view", views(torch.zeros(1, 1, 1, 1)))
+def test_conv2d_of_views(native: Target, x_view: str, w_view: str) -> None:
+    x = views(integer_tensor((2, 3, 7, 6), seed=1, device=native.device))[x_view]
+    w = views(integer_tensor((4, 3, 3, 2), seed=2, device=native.device))[w_view]
+    leaves = [tensor.detach().requires_grad_() for tensor in (x, w)]
+    ours, theirs = FC.conv2d(*leaves, padding=1), F.conv2d(*leaves, padding=1)
+    assert torch.equal(ours, theirs)
+    assert ours.stride() == theirs.stride()
+    gy = views(integer_tensor(tuple(ours.shape), seed=3, device=native.device))[x_view]
+    for mine, torchs in zip(*(torch.autograd.grad(y, leaves, gy) for y in (ours, theirs)), strict=True):
+        assert torch.equal(mine, torchs)
+
+
+@pytest.mark.parametrize("view", views(torch.zeros(1, 1, 1, 1)))
+@pytest.mark.parametrize("function", ["max_pool2d", "avg_pool2d"])
+def test_pool2d_of_views(native: Target, function: str, view: str) -> None:
+    x = views(integer_tensor((2, 3, 7, 6), seed=1, device=native.device))[view].detach().requires_grad_()
+    ours, theirs = getattr(FC, function)(x, 2), getattr(F, function)(x, 2)
+    assert torch.equal(ours, theirs)
+    assert ours.stride() == theirs.stride()
+    gy = views(integer_tensor(tuple(ours.shape), seed=3, device=native.device))[view]
+    assert torch.equal(torch.autograd.grad(ours, x, gy)[0], torch.autograd.grad(theirs, x, gy)[0])
+
+
+def test_expanded_operands(native: Target) -> None:
+    x = integer_tensor((1, 1, 7, 6), seed=1, device=native.device).expand(3, 2, 7, 6)
+    w = integer_tensor((1, 2, 1, 1), seed=2, device=native.device).expand(5, 2, 3, 3)
+    bias = torch.tensor([2.0], device=native.device).expand(5)
+    assert torch.equal(FC.conv2d(x, w, bias), F.conv2d(x, w, bias))
+    assert torch.equal(FC.max_pool2d(x, 2), F.max_pool2d(x, 2))
+    assert torch.equal(FC.avg_pool2d(x, 2), F.avg_pool2d(x, 2))
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_unbatched(native: Target, grad: bool) -> None:
+    x = integer_tensor((3, 7, 6), seed=1, device=native.device).requires_grad_(grad)
+    w = integer_tensor((4, 3, 3, 3), seed=2, device=native.device)
+    assert torch.equal(FC.conv2d(x, w, padding=1), F.conv2d(x, w, padding=1))
+    assert torch.equal(FC.avg_pool2d(x, 2), F.avg_pool2d(x, 2))
+    for ours, theirs in zip(
+        FC.max_pool2d(x, 2, return_indices=True), F.max_pool2d(x, 2, return_indices=True), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 7, 6), (2, 0, 7, 6)])
+def test_without_elements(backend: Target, shape: tuple[int, ...]) -> None:
+    x = torch.zeros(shape, device=backend.device, requires_grad=True)
+    w = torch.ones(4, shape[1], 3, 3, device=backend.device, requires_grad=True)
+    b = torch.ones(4, device=backend.device, requires_grad=True)
+    results = []
+    for module in (FC, F):
+        y = module.conv2d(x, w, b, padding=1)
+        results.append([y, *torch.autograd.grad(y.sum(), (x, w, b))])
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.equal(ours, theirs) and ours.shape == theirs.shape
+    if shape[1]:
+        for function in ("max_pool2d", "avg_pool2d"):
+            y = getattr(FC, function)(x, 2)
+            assert y.shape == (0, 3, 3, 3)
+            assert torch.autograd.grad(y.sum(), x)[0].shape == x.shape
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.complex64, torch.complex128], ids=str)
+def test_dtypes_without_kernels_go_to_torch(dtype: torch.dtype) -> None:
+    x, w = (integer_tensor(shape, seed=1).to(dtype) for shape in ((2, 3, 7, 6), (4, 3, 3, 3)))
+    assert torch.equal(FC.conv2d(x, w), F.conv2d(x, w))
+    plan = fastconv.plan("conv2d", x, w)
+    assert plan.is_aten and str(dtype) in plan.explain()
+
+
+def test_results_share_no_memory_with_operands(native: Target) -> None:
+    x = integer_tensor((1, 1, 5, 5), seed=1, device=native.device)
+    w = torch.ones(1, 1, 1, 1, device=native.device)
+    y = FC.conv2d(x, w)
+    y.zero_()
+    assert x.abs().sum() > 0
+
+
+def test_routes_do_not_grow_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FC, "MAX_ROUTES", 8)
+    for size in range(3, 30):
+        FC.conv2d(torch.zeros(1, 1, size, 3), torch.zeros(1, 1, 3, 3))
+    assert len(FC._routes) <= 8
