@@ -1,0 +1,303 @@
+// Direct convolution on CUDA cores: any dtype, geometry and layout. An implicit GEMM (gemm_tile.h): the im2col matrix is
+// never stored, its elements are gathered from the source while a tile is loaded.
+//
+//   fprop   y[k, (n p q)]      = sum over (c r s)  w[k, (c r s)]   x[(c r s), (n p q)]
+//   dgrad   gx[c, (n h w)]     = sum over (k r s)  w[(k r s), c]   gy[(k r s), (n h w)]     one stride phase at a time
+//   wgrad   gw[k, (c r s)]     = sum over (n p q)  gy[k, (n p q)]  x[(n p q), (c r s)]      in slices of the sum
+//
+// One block computes one tile for one group (and phase, or slice). The order of a sum depends on neither the batch nor
+// the tile's place. Per group fprop and dgrad read the source ceil(rows / BM) times (once where the rows fit a tile,
+// through L2 where not) and the filter once a column tile; 2 * N * K * P * Q * C/groups * R * S FLOP.
+// NHWC loads vectors along the channels; NCHW's lanes run along the pixels (source) or the filter's row.
+#pragma once
+
+#include "kernels/direct_params.h"
+#include "kernels/gemm_tile.h"
+
+namespace fastconv::kernels {
+
+template <Access Walk>
+constexpr bool channels_last = Walk != Access::nchw;
+
+// One axis of the convolution that a block computes: positions and taps of its phase.
+struct AxisPhase {
+  int positions, taps;            // how many
+  int origin, step;               // source coordinate of position 0 and tap 0; from position to position
+  int tap_step;                   // ... from tap to tap
+  int out_first, out_step;        // output coordinate of position 0; from position to position
+  int filter_first, filter_step;  // the filter's tap of tap 0; from tap to tap
+
+  FC_DEVICE static AxisPhase fprop(const DirectAxis& a) {
+    return {a.out_extent, a.taps, -a.pad, a.stride, a.dilation, 0, 1, 0, 1};
+  }
+  FC_DEVICE static AxisPhase dgrad(const DirectAxis& a, int phase) {
+    const int positions = (a.out_extent - phase + a.stride - 1) / a.stride, shifted = phase + a.pad;
+    // Taps with r * dilation = shifted (mod stride).
+    const int first = int(int64_t(shifted / a.gcd % a.modulus) * a.inverse % a.modulus);
+    const bool none = shifted % a.gcd != 0 || first >= a.taps;
+    const int taps = none ? 0 : (a.taps - first + a.modulus - 1) / a.modulus;
+    const int origin = none ? 0 : (shifted - first * a.dilation) / a.stride;
+    return {positions, taps, origin, 1, -(a.dilation / a.gcd), phase, a.stride, first, a.modulus};
+  }
+};
+
+// Stores the accumulators: row m and column with offset o go to out[o + m * row_stride]. AlongRows: the rows are
+// contiguous, else the columns. `finish(m, value)` makes the element to store.
+template <bool AlongRows, class Element, class T, class Tile, class Offsets, class Finish>
+FC_DEVICE void store_tile(const Accumulators<T, Tile>& sums, Element* out, int64_t row_stride, int first_row, int rows,
+                          bool vector, Offsets column_offset, Finish finish) {
+  using S = Accumulators<T, Tile>;
+  constexpr int width = AlongRows ? S::row_width : S::column_width;
+  constexpr int down = AlongRows ? 1 : 0, across = 1 - down;  // from element to element of a vector
+  int64_t offset[S::columns];
+  FC_UNROLL
+  for (int j = 0; j < S::columns; ++j)
+    offset[j] = column_offset(sums.first_column + j / S::column_width * S::column_spread + j % S::column_width);
+  FC_UNROLL
+  for (int i = 0; i < S::rows; i += AlongRows ? width : 1) {
+    const int m = first_row + sums.first_row + i / S::row_width * S::row_spread + i % S::row_width;
+    FC_UNROLL
+    for (int j = 0; j < S::columns; j += AlongRows ? 1 : width) {
+      Vec<Element, width> values;
+      FC_UNROLL
+      for (int e = 0; e < width; ++e) values[e] = finish(m + e * down, sums.sum[i + e * down][j + e * across]);
+      Element* const first = out + offset[j] + m * row_stride;
+      if (vector) {
+        store_if(m < rows && offset[j] >= 0, as<Vec<Element, width>>(first), values);
+      } else {
+        FC_UNROLL
+        for (int e = 0; e < width; ++e) {
+          const int64_t o = offset[j + e * across];
+          store_if(m + e * down < rows && o >= 0, out + o + (m + e * down) * row_stride, values[e]);
+        }
+      }
+    }
+  }
+}
+
+// fprop and dgrad. FilterAlongRows: the filter's contiguous axis is the tile's rows (dgrad, channels last) and it is
+// vectorised like the source; else it is the depth.
+template <class T_, class Tile_, Access Walk_, bool FilterAlongRows>
+struct GatherConfig {
+  using T = T_;
+  using Tile = Tile_;
+  static constexpr Access walk = Walk_;
+  static constexpr int threads = Tile::threads, blocks = 1;
+  static constexpr int vector = walk == Access::nhwc_vector ? vector_length<T> : 1;
+  // Counting order of the depth: (channel, t, r, s), or (t, r, s, channel) channels last.
+  static constexpr int first_axis = channels_last<walk> ? 0 : 1;
+  using FilterSweep = std::conditional_t<FilterAlongRows, AlongTile<T, Tile::rows, vector>,
+                                         AlongDepth<T, Tile::rows, vector>>;
+  using SourceSweep = std::conditional_t<channels_last<walk>, AlongDepth<T, Tile::columns, vector>,
+                                         AlongTile<T, Tile::columns, 1>>;
+  using Filter = Operand<T, FilterSweep, Tile::rows, first_axis, int64_t>;
+  using Source = Operand<T, SourceSweep, Tile::columns, first_axis, Spot>;
+};
+
+// What a block of the gather kernel computes.
+struct GatherBlock {
+  int group, first_row;
+  int64_t first_column;
+  AxisPhase axis[3];
+
+  FC_DEVICE GatherBlock(const GatherParams& p, int tile_rows, int tile_columns) {
+    int index = int(blockIdx.x);
+    first_row = index % p.row_tiles * tile_rows, index /= p.row_tiles;
+    first_column = int64_t(index % p.column_tiles) * tile_columns, index /= p.column_tiles;
+    group = index % p.groups, index /= p.groups;
+    FC_UNROLL
+    for (int i = 2; i >= 0; --i) {
+      axis[i] = p.transposed ? AxisPhase::dgrad(p.axis[i], index % p.axis[i].phases) : AxisPhase::fprop(p.axis[i]);
+      index /= p.axis[i].phases;
+    }
+  }
+};
+
+// The lattice of a spatial axis triple, taps in `Tap` mode or positions, for digits (outer, d, h, w) or (d, h, w, outer).
+template <int First>
+FC_DEVICE Lattice<First> tap_lattice(const AxisPhase (&axis)[3], const int64_t (&axis_stride)[3], int64_t outer_stride) {
+  Lattice<First> lattice;
+  lattice.base = 0;
+  lattice.stride[First == 1 ? 0 : 3] = outer_stride;
+  FC_UNROLL
+  for (int i = 0; i < 3; ++i) {
+    lattice.stride[First + i] = axis[i].tap_step * axis_stride[i];
+    lattice.origin[i] = 0, lattice.step[i] = axis[i].tap_step;
+  }
+  return lattice;
+}
+
+FC_DEVICE Lattice<1> position_lattice(const AxisPhase (&axis)[3], const Strides& strides) {
+  Lattice<1> lattice;
+  lattice.base = 0, lattice.stride[0] = strides.batch;
+  FC_UNROLL
+  for (int i = 0; i < 3; ++i) {
+    lattice.base += axis[i].origin * strides.axis[i];
+    lattice.stride[i + 1] = axis[i].step * strides.axis[i];
+    lattice.origin[i] = axis[i].origin, lattice.step[i] = axis[i].step;
+  }
+  return lattice;
+}
+
+template <int First>
+FC_DEVICE Extents tap_extents(const AxisPhase (&axis)[3], int channels) {
+  Extents extents;
+  extents.of[First == 1 ? 0 : 3] = channels;
+  FC_UNROLL
+  for (int i = 0; i < 3; ++i) extents.of[First + i] = axis[i].taps;
+  return extents;
+}
+
+// The bias is added and the result narrowed; digits of the columns give their place in the output.
+template <class Config, class Sums>
+FC_DEVICE void gather_epilogue(const GatherParams& p, const GatherBlock& block, const Extents& positions,
+                               const Sums& sums) {
+  using T = typename Config::T;
+  using A = accumulator_t<T>;
+  Lattice<1> lattice;
+  lattice.base = block.group * p.out_strides.group, lattice.stride[0] = p.out_strides.batch;
+  FC_UNROLL
+  for (int i = 0; i < 3; ++i) {
+    lattice.base += block.axis[i].out_first * p.out_strides.axis[i];
+    lattice.stride[i + 1] = block.axis[i].out_step * p.out_strides.axis[i];
+  }
+  const auto column_offset = [&](int column) {
+    const Position position = Position::at(block.first_column + column, positions);
+    return position.within(positions) ? lattice.offset(position) : int64_t(-1);
+  };
+  const T* bias = static_cast<const T*>(p.bias) + (p.bias ? block.group * p.rows : 0);
+  const auto finish = [&](int row, A sum) {
+    return narrow<T>(p.bias ? sum + A(widen(load_if(row < p.rows, bias + row))) : sum);
+  };
+  store_tile<channels_last<Config::walk>>(sums, static_cast<T*>(p.out), p.out_strides.channel, block.first_row, p.rows,
+                                          p.vector_stores, column_offset, finish);
+}
+
+template <class Config>
+FC_KERNEL(Config::threads, Config::blocks)
+void direct_gather(const FC_GRID_CONSTANT GatherParams p) {
+  using T = typename Config::T;
+  using Tile = typename Config::Tile;
+  using Filter = typename Config::Filter;
+  using Source = typename Config::Source;
+  constexpr int first_axis = Config::first_axis;
+  FC_STATIC_SHARED(accumulator_t<T>, filter_tiles, 2 * Filter::shared_elements);
+  FC_STATIC_SHARED(accumulator_t<T>, source_tiles, 2 * Source::shared_elements);
+
+  const GatherBlock block(p, Tile::rows, Tile::columns);
+  const auto& axis = block.axis;
+  // A batch of 2^31 samples or more is refused by the planner.
+  const Extents positions{{int(p.batch), axis[0].positions, axis[1].positions, axis[2].positions}};
+  if (block.first_column >= positions.volume()) return;  // a phase shorter than the longest: the whole block leaves
+
+  const Extents taps = tap_extents<first_axis>(axis, p.channels);
+  Accumulators<T, Tile> sums;
+  if (axis[0].taps * axis[1].taps * axis[2].taps > 0) {
+    int64_t filter_axis[3], filter_base = block.group * p.filter_group;
+    FC_UNROLL
+    for (int i = 0; i < 3; ++i) {
+      filter_base += axis[i].filter_first * p.filter_axis[i];
+      filter_axis[i] = axis[i].filter_step * p.filter_axis[i];
+    }
+    Lattice<first_axis> filter_lattice;
+    filter_lattice.base = filter_base;
+    filter_lattice.stride[first_axis == 1 ? 0 : 3] = p.filter_channel;
+    FC_UNROLL
+    for (int i = 0; i < 3; ++i) filter_lattice.stride[first_axis + i] = filter_axis[i];
+
+    const auto source_lattice = tap_lattice<first_axis>(axis, p.source_strides.axis, p.source_strides.channel);
+    const Lattice<1> origins = position_lattice(axis, p.source_strides);
+    const int source_extent[3] = {p.axis[0].source_extent, p.axis[1].source_extent, p.axis[2].source_extent};
+
+    Filter filter(p.filter, filter_lattice, taps, 0, source_extent, [&](int i) {
+      const int row = block.first_row + i;
+      return row < p.rows ? row * p.filter_row : int64_t(-1);
+    });
+    Source source(static_cast<const T*>(p.source) + block.group * p.source_strides.group, source_lattice, taps, 0,
+                  source_extent, [&](int i) {
+                    const Position position = Position::at(block.first_column + i, positions);
+                    Spot spot = origins.spot(position);
+                    if (!position.within(positions)) spot.move_outside();
+                    return spot;
+                  });
+    const int steps = int((taps.volume() + Tile::depth - 1) / Tile::depth);
+    sums.accumulate(filter, source, filter_tiles, source_tiles, steps);
+  }
+  gather_epilogue<Config>(p, block, positions, sums);
+}
+
+// wgrad. NCHW: both operands lie along the depth (pixels); channels last: along the tile (channels), in vectors.
+template <class T_, class Tile_, Access Walk_>
+struct WgradConfig {
+  using T = T_;
+  using Tile = Tile_;
+  static constexpr Access walk = Walk_;
+  static constexpr int threads = Tile::threads, blocks = 1;
+  static constexpr int vector = walk == Access::nhwc_vector ? vector_length<T> : 1;
+  static constexpr int first_axis = channels_last<walk> ? 0 : 1;  // of the columns' counting order
+  template <int Extent>
+  using Sweep = std::conditional_t<channels_last<walk>, AlongTile<T, Extent, vector>, AlongDepth<T, Extent, 1>>;
+  using Gradient = Operand<T, Sweep<Tile::rows>, Tile::rows, 1, int64_t>;
+  using Source = Operand<T, Sweep<Tile::columns>, Tile::columns, 1, Spot>;
+};
+
+template <class Config>
+FC_KERNEL(Config::threads, Config::blocks)
+void direct_wgrad(const FC_GRID_CONSTANT WgradParams p) {
+  using T = typename Config::T;
+  using A = accumulator_t<T>;
+  using Tile = typename Config::Tile;
+  using Gradient = typename Config::Gradient;
+  using Source = typename Config::Source;
+  constexpr int first_axis = Config::first_axis;
+  FC_STATIC_SHARED(A, gradient_tiles, 2 * Gradient::shared_elements);
+  FC_STATIC_SHARED(A, source_tiles, 2 * Source::shared_elements);
+
+  int index = int(blockIdx.x);
+  const int first_row = index % p.row_tiles * Tile::rows;
+  index /= p.row_tiles;
+  const int first_column = index % p.column_tiles * Tile::columns;
+  index /= p.column_tiles;
+  const int group = index % p.groups, slice = index / p.groups;
+
+  const AxisPhase axis[3] = {AxisPhase::fprop(p.axis[0]), AxisPhase::fprop(p.axis[1]), AxisPhase::fprop(p.axis[2])};
+  const Extents positions{{int(p.batch), axis[0].positions, axis[1].positions, axis[2].positions}};
+  const Extents taps = tap_extents<first_axis>(axis, p.channels);
+  const auto tap_spots = tap_lattice<first_axis>(axis, p.x_strides.axis, p.x_strides.channel);
+  const Lattice<1> source_lattice = position_lattice(axis, p.x_strides);
+  Lattice<1> gradient_lattice;
+  gradient_lattice.base = group * p.gy_strides.group, gradient_lattice.stride[0] = p.gy_strides.batch;
+  FC_UNROLL
+  for (int i = 0; i < 3; ++i) gradient_lattice.stride[i + 1] = p.gy_strides.axis[i];
+  const int source_extent[3] = {p.axis[0].source_extent, p.axis[1].source_extent, p.axis[2].source_extent};
+
+  const int64_t start = slice * p.slice_length, rest = positions.volume() - start;
+  Gradient gradient(p.gy, gradient_lattice, positions, start, source_extent, [&](int i) {
+    const int row = first_row + i;
+    return row < p.rows ? row * p.gy_strides.channel : int64_t(-1);
+  });
+  Source source(static_cast<const T*>(p.x) + group * p.x_strides.group, source_lattice, positions, start, source_extent,
+                [&](int i) {
+                  const Position position = Position::at(first_column + i, taps);
+                  Spot spot = tap_spots.spot(position);
+                  if (!position.within(taps)) spot.move_outside();
+                  return spot;
+                });
+  Accumulators<T, Tile> sums;
+  const int64_t length = rest < p.slice_length ? rest : p.slice_length;
+  sums.accumulate(gradient, source, gradient_tiles, source_tiles, int((length + Tile::depth - 1) / Tile::depth));
+
+  const int64_t place = (int64_t(slice) * p.groups + group) * p.rows * p.columns;
+  const auto column_offset = [&](int column) {
+    return first_column + column < p.columns ? int64_t(first_column + column) : int64_t(-1);
+  };
+  if (p.partial) {
+    store_tile<false>(sums, static_cast<A*>(p.out) + place, p.columns, first_row, p.rows, p.vector_stores,
+                      column_offset, [](int, A sum) { return sum; });
+  } else {
+    store_tile<false>(sums, static_cast<T*>(p.out) + place, p.columns, first_row, p.rows, p.vector_stores,
+                      column_offset, [](int, A sum) { return narrow<T>(sum); });
+  }
+}
+
+}  // namespace fastconv::kernels
