@@ -1,5 +1,5 @@
-// Direct convolution on CUDA cores: any dtype, geometry and layout. An implicit GEMM (gemm_tile.h): the im2col matrix is
-// never stored, its elements are gathered from the source while a tile is loaded.
+// Direct convolution on CUDA cores: any dtype, geometry and layout. An implicit GEMM (gemm_tile.h): the im2col matrix
+// is never stored, its elements are gathered from the source while a tile is loaded.
 //
 //   fprop   y[k, (n p q)]      = sum over (c r s)  w[k, (c r s)]   x[(c r s), (n p q)]
 //   dgrad   gx[c, (n h w)]     = sum over (k r s)  w[(k r s), c]   gy[(k r s), (n h w)]     one stride phase at a time
@@ -86,10 +86,10 @@ struct GatherConfig {
   static constexpr int vector = walk == Access::nhwc_vector ? vector_length<T> : 1;
   // Counting order of the depth: (channel, t, r, s), or (t, r, s, channel) channels last.
   static constexpr int first_axis = channels_last<walk> ? 0 : 1;
-  using FilterSweep = std::conditional_t<FilterAlongRows, AlongTile<T, Tile::rows, vector>,
-                                         AlongDepth<T, Tile::rows, vector>>;
-  using SourceSweep = std::conditional_t<channels_last<walk>, AlongDepth<T, Tile::columns, vector>,
-                                         AlongTile<T, Tile::columns, 1>>;
+  using FilterSweep =
+      std::conditional_t<FilterAlongRows, AlongTile<T, Tile::rows, vector>, AlongDepth<T, Tile::rows, vector>>;
+  using SourceSweep =
+      std::conditional_t<channels_last<walk>, AlongDepth<T, Tile::columns, vector>, AlongTile<T, Tile::columns, 1>>;
   using Filter = Operand<T, FilterSweep, Tile::rows, first_axis, int64_t>;
   using Source = Operand<T, SourceSweep, Tile::columns, first_axis, Spot>;
 };
@@ -113,9 +113,11 @@ struct GatherBlock {
   }
 };
 
-// The lattice of a spatial axis triple, taps in `Tap` mode or positions, for digits (outer, d, h, w) or (d, h, w, outer).
+// The lattice of a spatial axis triple, taps in `Tap` mode or positions, for digits (outer, d, h, w) or (d, h, w,
+// outer).
 template <int First>
-FC_DEVICE Lattice<First> tap_lattice(const AxisPhase (&axis)[3], const int64_t (&axis_stride)[3], int64_t outer_stride) {
+FC_DEVICE Lattice<First> tap_lattice(const AxisPhase (&axis)[3], const int64_t (&axis_stride)[3],
+                                     int64_t outer_stride) {
   Lattice<First> lattice;
   lattice.base = 0;
   lattice.stride[First == 1 ? 0 : 3] = outer_stride;

@@ -45,7 +45,7 @@ void launch_wgrad(DirectTile tile, Access walk, const device::Launch& launch, co
   });
 }
 
-#define FASTCONV_DIRECT_INSTANCES(T)                                                                          \
+#define FASTCONV_DIRECT_INSTANCES(T)                                                                    \
   template void launch_gather<T>(DirectTile, Access, bool, const device::Launch&, const GatherParams&); \
   template void launch_wgrad<T>(DirectTile, Access, const device::Launch&, const WgradParams&);
 

@@ -1,5 +1,5 @@
-// What the direct convolution kernels are told. Plain data: computed once by the planner, passed by value at each launch.
-// All strides are in elements; a tensor's spatial axes are depth, height, width.
+// What the direct convolution kernels are told. Plain data: computed once by the planner, passed by value at each
+// launch. All strides are in elements; a tensor's spatial axes are depth, height, width.
 #pragma once
 
 #include <cstdint>
@@ -27,8 +27,8 @@ struct DirectAxis {
   int phases;  // 1 in fprop, at most `stride` in dgrad
 };
 
-// fprop: source x, out y, rows are output channels, `channels` input channels (both per group); dgrad: source gy, out gx,
-// the other way round.
+// fprop: source x, out y, rows are output channels, `channels` input channels (both per group); dgrad: source gy, out
+// gx, the other way round.
 struct GatherParams {
   const void* source;
   const void* filter;
@@ -40,7 +40,7 @@ struct GatherParams {
   int64_t batch;
   int row_tiles, column_tiles;  // of one group and phase; the grid is phases * groups * column_tiles * row_tiles blocks
   DirectAxis axis[3];
-  Strides source_strides, out_strides;                                      // out_strides.channel: from row to row
+  Strides source_strides, out_strides;  // out_strides.channel: from row to row
   int64_t filter_group, filter_row, filter_channel, filter_axis[3];
 };
 
@@ -49,8 +49,8 @@ struct GatherParams {
 struct WgradParams {
   const void* x;
   const void* gy;
-  void* out;       // the weight gradient (one slice), or the accumulators of all slices [slice][k][column]
-  bool partial;    // out holds accumulators
+  void* out;     // the weight gradient (one slice), or the accumulators of all slices [slice][k][column]
+  bool partial;  // out holds accumulators
   bool vector_stores;
   int rows, channels, groups, columns;  // per group: output channels, input channels, channels * taps
   int64_t batch;

@@ -82,8 +82,8 @@ struct AlongTile {
   }
 };
 
-// One operand. `Element` of it is base[place[i] + lattice(position[j])], guarded: Guard is Spot (the sum of the two spots
-// must lie inside the source) or int64_t (a plain offset; negative: nothing there).
+// One operand. `Element` of it is base[place[i] + lattice(position[j])], guarded: Guard is Spot (the sum of the two
+// spots must lie inside the source) or int64_t (a plain offset; negative: nothing there).
 template <class T, class Sweep, int Extent, int First, class Guard>
 class Operand {
  public:
@@ -144,8 +144,7 @@ class Operand {
     const int swizzle = Sweep::swizzle(k);  // k is a constant once unrolled
     FC_UNROLL
     for (int f = 0; f < Count / W; ++f) {
-      const auto vector =
-          tile.template load_as<Vec<A, W>>(k * leading + ((first + f * Spread) ^ (swizzle / W * W)));
+      const auto vector = tile.template load_as<Vec<A, W>>(k * leading + ((first + f * Spread) ^ (swizzle / W * W)));
       FC_UNROLL
       for (int i = 0; i < W; ++i) values[f * W + i] = vector[i ^ (swizzle % W)];
     }
@@ -162,7 +161,7 @@ class Operand {
   const int (&source_extent_)[3];
   Guard place_[Sweep::tile_count];
   Position position_[Sweep::depth_count], step_;
-  Vec<T, Sweep::vector> staged_[Sweep::depth_count][Sweep::tile_count];
+  Vec<T, Sweep::vector> staged_[Sweep::depth_count][Sweep::tile_count] = {};
   int depth_, tile_;
   bool active_;
 };
@@ -207,7 +206,8 @@ struct Accumulators {
     }
   }
 
-  // The main loop over `steps` tiles of the depth. Every element is summed in the order of the depth, whatever its place.
+  // The main loop over `steps` tiles of the depth. Every element is summed in the order of the depth, whatever its
+  // place.
   template <class OperandA, class OperandB>
   FC_DEVICE void accumulate(OperandA& a, OperandB& b, const Shared<A>& a_tiles, const Shared<A>& b_tiles, int steps) {
     a.fetch(), b.fetch();

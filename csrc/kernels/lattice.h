@@ -44,8 +44,8 @@ struct Position {
   FC_DEVICE bool within(const Extents& extents) const { return digit[0] < extents.of[0]; }
 };
 
-// Where a position lies in a tensor: its element offset and its coordinates on the three spatial axes. Two spots add: the
-// window's origin and a tap within the window.
+// Where a position lies in a tensor: its element offset and its coordinates on the three spatial axes. Two spots add:
+// the window's origin and a tap within the window.
 struct Spot {
   int64_t offset;
   int at[3];

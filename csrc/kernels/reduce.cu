@@ -11,7 +11,7 @@ void launch_bias(const device::Launch& launch, const BiasParams& params) {
   device::launch(bias_sum<T>, launch, params);
 }
 
-#define FASTCONV_REDUCE_INSTANCES(T)                                       \
+#define FASTCONV_REDUCE_INSTANCES(T)                                         \
   template void launch_slices<T>(const device::Launch&, const SliceParams&); \
   template void launch_bias<T>(const device::Launch&, const BiasParams&);
 

@@ -1,0 +1,35 @@
+// The tables of the GPU kernels, the same for CUDA and for the emulator.
+#include "planner/gpu.h"
+
+#include "planner/aten.h"
+#include "planner/cost.h"
+
+namespace fastconv {
+namespace {
+
+template <class Problem>
+Kernel<Problem> last_resort() {
+  return aten_entry<Problem>([](const Problem& p, Pass pass, const PlanOptions&) {
+    return Cost{planner::aten_microseconds, p.flops(pass), p.bytes(pass)};
+  });
+}
+
+template <class Problem>
+std::vector<Kernel<Problem>> ending_with_aten(std::vector<Kernel<Problem>> table) {
+  table.push_back(last_resort<Problem>());
+  return table;
+}
+
+}  // namespace
+
+const std::vector<Kernel<ConvProblem>>& conv_kernels() {
+  static const auto table = ending_with_aten(planner::direct_conv_kernels());
+  return table;
+}
+
+const std::vector<Kernel<PoolProblem>>& pool_kernels() {
+  static const auto table = ending_with_aten(planner::direct_pool_kernels());
+  return table;
+}
+
+}  // namespace fastconv
