@@ -1,5 +1,7 @@
 #include "emulator/barrier.h"
 
+#include "emulator/races.h"
+
 namespace fastconv::emulator {
 
 int Block::sync_threads(bool value, const Site& site) {
@@ -16,6 +18,10 @@ int Block::sync_threads(bool value, const Site& site) {
   }
   result_ = count_;
   arrived_ = count_ = 0;
+  ++epoch;
+  ++counters.barriers;
+  flush_logs();
+  if (races) races->sync_all();
   for (int i = 0; i < thread_count_; ++i) wake(i);
   reschedule();
   return result_;
@@ -32,16 +38,22 @@ void Block::named_barrier(int id, int count, bool sync, const Site& site) {
          describe(barrier.site), " expected ", barrier.expected);
   barrier.expected = count;
   barrier.site = site;
+  if (races) races->meet(barrier.clocks);
+  if (sync) barrier.waiting.push_back(self().id);
   const bool complete = ++barrier.arrived == count;
-  if (complete) {
-    for (int thread : barrier.waiting) wake(thread);
-    barrier.waiting.clear();
-    barrier.arrived = 0;
-    reschedule();
-  } else if (sync) {
-    barrier.waiting.push_back(self().id);
-    wait("a named barrier", site);
+  if (!complete) {
+    if (sync) wait("a named barrier", site);
+    return;
   }
+  for (int thread : barrier.waiting) {
+    wake(thread);
+    if (races) races->depart(thread, barrier.clocks);
+  }
+  barrier.waiting.clear();
+  barrier.clocks.clear();
+  barrier.arrived = 0;
+  ++counters.barriers;
+  reschedule();
 }
 
 void Block::collective(uint32_t mask, const char* name, void* argument, void (*finish)(Collective&), const Site& site) {
@@ -80,8 +92,18 @@ void Block::collective(uint32_t mask, const char* name, void* argument, void (*f
   for (uint32_t others = mask & ~mine; others; others &= others - 1) wake(me.id - me.lane + __builtin_ctz(others));
 }
 
-void sync_warp(uint32_t mask, const Site& site) {
-  self().block->collective(mask, "sync_warp", nullptr, [](Collective&) {}, site);
+void Block::sync_warp(uint32_t mask, const Site& site) {
+  const auto finish = [](Collective& group) {
+    Block& block = *self().block;
+    const int warp = self().warp;
+    if (block.counting && group.mask == 0xffffffffu) block.warp(warp).log.flush(block.counters);
+    if (!block.races) return;
+    std::vector<int> threads;
+    for (uint32_t lanes = group.mask; lanes; lanes &= lanes - 1)
+      threads.push_back(warp * warp_lanes + __builtin_ctz(lanes));
+    block.races->sync(threads);
+  };
+  collective(mask, "sync_warp", nullptr, finish, site);
 }
 
 }  // namespace fastconv::emulator

@@ -10,6 +10,6 @@ inline int sync_threads(bool value, const Site& site) { return self().block->syn
 inline void named_barrier(int id, int threads, bool sync, const Site& site) {
   self().block->named_barrier(id, threads, sync, site);
 }
-void sync_warp(uint32_t mask, const Site& site);
+inline void sync_warp(uint32_t mask, const Site& site) { self().block->sync_warp(mask, site); }
 
 }  // namespace fastconv::emulator

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "emulator/grid.h"
+#include "emulator/races.h"
 
 namespace fastconv::emulator {
 
@@ -12,12 +13,17 @@ constinit thread_local Thread* current_thread = nullptr;
 const Dim3& block_dim() { return self().block->grid->launch.block; }
 const Dim3& grid_dim() { return self().block->grid->launch.grid; }
 
+namespace {
+constexpr size_t shared_bytes = shared_base + max_shared + 2048;
+}
+
 Block::Block()
     : stacks_(max_threads),
       fibers_(max_threads),
       threads_(max_threads),
       warps_(max_warps),
-      shared_(new unsigned char[shared_base + max_shared + 2048]) {
+      shared_(new unsigned char[shared_bytes]),
+      pending_(shared_bytes, uint16_t(0)) {
   for (int i = 0; i < max_threads; ++i) fibers_[size_t(i)] = stacks_.fiber(i);
   free_fibers_.reserve(max_threads);
   reset_fibers();
@@ -46,15 +52,32 @@ void Block::start(Grid& grid_, int64_t linear) {
   index = {unsigned(linear % g.x), unsigned(linear / g.x % g.y), unsigned(linear / g.x / g.y)};
   thread_count_ = int(b.x * b.y * b.z);
   returned_ = arrived_ = count_ = 0;
+  epoch = 0;
   failure_.clear();
+  counters = {};
+  counters.blocks = 1, counters.threads = thread_count_;
+  counting = grid->settings.count;
+  races = nullptr;
+  if (grid->settings.race_check) {
+    if (!races_) races_ = std::make_unique<SharedRaces>();
+    races = races_.get();
+    races->start_block(thread_count_);
+  }
+  watch_global = watch_shared = counting || races;
+  if (pending_count_) std::fill(pending_.begin(), pending_.end(), uint16_t(0)), pending_count_ = 0;
   random_state_ = (grid->settings.seed * 0x9e3779b97f4a7c15u + uint64_t(linear) + 1) * 0xbf58476d1ce4e5b9u | 1;
   recent_begin = recent_end = 0;
   memset(ready_, 0, sizeof ready_);
   for (int i = 0; i < thread_count_; ++i) {
     Thread& thread = threads_[size_t(i)];
     const unsigned u = unsigned(i);
-    thread = {this, nullptr, {u % b.x, u / b.x % b.y, u / b.x / b.y}, i, i % warp_lanes, i / warp_lanes, nullptr,
-              {},   false};
+    thread.block = this;
+    thread.fiber = nullptr;
+    thread.index = {u % b.x, u / b.x % b.y, u / b.x / b.y};
+    thread.id = i, thread.lane = i % warp_lanes, thread.warp = i / warp_lanes;
+    thread.returned = false;
+    thread.group = 0;
+    thread.copies.clear();
     wake(i);
   }
   for (int w = 0; w * warp_lanes < thread_count_; ++w) {
@@ -63,8 +86,14 @@ void Block::start(Grid& grid_, int64_t linear) {
     warp.present = lanes == warp_lanes ? 0xffffffffu : (1u << lanes) - 1;
     warp.returned = 0;
     for (Collective& collective : warp.collectives) collective.arrived = 0;
+    if (launch_serial_ != grid->serial) warp.log.clear();
   }
-  for (NamedBarrier& barrier : named_) barrier.expected = barrier.arrived = 0, barrier.waiting.clear();
+  launch_serial_ = grid->serial;
+  for (NamedBarrier& barrier : named_) {
+    barrier.expected = barrier.arrived = 0;
+    barrier.waiting.clear();
+    barrier.clocks.clear();
+  }
   statics_.clear();
   dynamic_end_ = shared_base + uint32_t(grid->launch.shared_bytes);
   static_end_ = (dynamic_end_ + 1023) / 1024 * 1024;
@@ -78,8 +107,14 @@ std::string Block::run(Grid& grid_, int64_t linear) {
   current_thread = &first;
   switch_fiber(main_, *first.fiber);
   current_thread = nullptr;
+  flush_logs();
   if (!failure_.empty()) reset_fibers();
   return failure_;
+}
+
+void Block::flush_logs() {
+  if (!counting) return;
+  for (int w = 0; w * warp_lanes < thread_count_; ++w) warps_[size_t(w)].log.flush(counters);
 }
 
 // The life of a fiber: it runs one thread after another. A thread that never waits costs no switch, because the next
@@ -229,13 +264,38 @@ const StaticArray& Block::static_array(int64_t bytes, const Site& site) {
 }
 
 void Block::check_shared(int64_t address, int bytes, const char* what, const Site& site) const {
-  if (address >= shared_base && address + bytes <= dynamic_end_) return;
-  for (const StaticArray& array : statics_)
-    if (address >= array.begin && address + bytes <= array.end) return;
   const int64_t dynamic = dynamic_end_ - shared_base;
-  fail(site, what, " of ", bytes, " bytes at shared address ", address - shared_base,
-       " (from the start of the dynamic part), ", "outside the block's shared memory: ", dynamic, " dynamic bytes, ",
-       statics_.size(), " static arrays");
+  bool inside = address >= shared_base && address + bytes <= dynamic_end_;
+  for (const StaticArray& array : statics_) inside |= address >= array.begin && address + bytes <= array.end;
+  if (!inside)
+    fail(site, what, " of ", bytes, " bytes at byte ", address - shared_base, " of shared memory, out of bounds: the block has ",
+         dynamic, " dynamic bytes and ", statics_.size(), " static arrays");
+  if (address % bytes) fail(site, what, ": misaligned: byte ", address - shared_base, " of shared memory is no multiple of ", bytes);
+}
+
+void Block::set_pending(uint32_t address, int bytes, int thread) {
+  std::fill_n(pending_.begin() + address, bytes, uint16_t(thread + 1));
+  pending_count_ += bytes;
+  watch_shared = true;
+}
+
+void Block::clear_pending(uint32_t address, int bytes) {
+  std::fill_n(pending_.begin() + address, bytes, uint16_t(0));
+  pending_count_ -= bytes;
+  watch_shared = counting || races || pending_count_;
+}
+
+void Block::check_pending(uint32_t address, int bytes, const char* what, const Site& site) const {
+  if (!pending_count_) return;
+  for (uint32_t at = address; at < address + uint32_t(bytes); ++at) {
+    if (!pending_[at]) continue;
+    const int owner = pending_[at] - 1;
+    for (const AsyncCopy& copy : threads_[size_t(owner)].copies)
+      if (at - copy.to < uint32_t(copy.bytes))
+        fail(site, what, " of byte ", int64_t(at) - shared_base, " of shared memory, which a cp.async of thread ", owner, " at ",
+             describe(copy.site), " is still writing: thread ", owner, copy.group == threads_[size_t(owner)].group ?
+             " has not even committed it" : " has not waited for it");
+  }
 }
 
 }  // namespace fastconv::emulator

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "device/types.h"
+#include "emulator/counters.h"
 #include "emulator/error.h"
 #include "emulator/fiber.h"
 #include "emulator/settings.h"
@@ -16,6 +17,7 @@ namespace fastconv::emulator {
 using device::Dim3;
 
 class Block;
+class SharedRaces;
 struct Grid;
 
 constexpr int warp_lanes = 32;
@@ -25,6 +27,15 @@ constexpr int64_t max_shared = 227 * 1024;  // of a block, static and dynamic (c
 constexpr int64_t max_static_shared = 48 * 1024;
 constexpr uint32_t shared_base = 1024;  // so that the shared address 0 is invalid
 
+// A copy from global to shared memory that has been issued and not yet waited for.
+struct AsyncCopy {
+  uint32_t to;
+  const void* from;  // null: zeros
+  int bytes;
+  int group;
+  Site site;
+};
+
 struct Thread {
   Block* block = nullptr;
   Fiber* fiber = nullptr;  // null until it first runs
@@ -33,6 +44,8 @@ struct Thread {
   const char* waits_for = nullptr;  // null: it can run, or has returned
   Site waits_at;
   bool returned = false;
+  int group = 0;                  // of asynchronous copies, the one now open
+  std::vector<AsyncCopy> copies;  // in flight, oldest first
 };
 
 // The thread that runs on this OS thread. Fibers never migrate, so the compiler may keep the address of this variable.
@@ -53,12 +66,14 @@ struct Warp {
   uint32_t present = 0;   // lanes that exist
   uint32_t returned = 0;  // lanes that have left the kernel
   std::vector<Collective> collectives;
+  WarpLog log;
 };
 
 struct NamedBarrier {
   int expected = 0, arrived = 0;
   Site site;
-  std::vector<int> waiting;  // thread ids
+  std::vector<int> waiting;      // thread ids
+  std::vector<uint32_t> clocks;  // race checker: what those who arrived have done
 };
 
 struct StaticArray {
@@ -80,10 +95,16 @@ class Block {
   void reschedule();  // lets the schedule choose again; the running thread stays ready
   int sync_threads(bool value, const Site& site);
   void named_barrier(int id, int count, bool sync, const Site& site);
+  void sync_warp(uint32_t mask, const Site& site);
   void collective(uint32_t mask, const char* name, void* argument, void (*finish)(Collective&), const Site& site);
   const StaticArray& static_array(int64_t bytes, const Site& site);
-  // Throws unless [address, address + bytes) lies in one allocation of shared memory.
+  // Throws unless [address, address + bytes) lies in one allocation of shared memory and is aligned to its size.
   void check_shared(int64_t address, int bytes, const char* what, const Site& site) const;
+  // Shared bytes that an asynchronous operation of `thread` is going to write are not to be touched until it is waited for.
+  void set_pending(uint32_t address, int bytes, int thread);
+  void clear_pending(uint32_t address, int bytes);
+  void check_pending(uint32_t address, int bytes, const char* what, const Site& site) const;
+  void poison_shared(uint32_t begin, uint32_t end);
 
   unsigned char* shared(uint32_t address) { return shared_.get() + address; }
   uint32_t dynamic_end() const { return dynamic_end_; }
@@ -94,14 +115,19 @@ class Block {
   Dim3 index;
   int64_t linear_index = 0;
   uintptr_t recent_begin = 0, recent_end = 0;  // the global region hit last
-  bool watch_global = false,
-       watch_shared = false;  // accesses take the slow path: they are counted or checked for races
+  // Accesses take the slow path: they are counted, or checked for more than bounds and alignment.
+  bool watch_global = false, watch_shared = false;
+  bool counting = false;
+  Counters counters;
+  SharedRaces* races = nullptr;  // null: not asked for
+  uint32_t epoch = 0;            // counts sync_threads
+  Warp& warp(int i) { return warps_[size_t(i)]; }
 
  private:
   static void fiber_main();
   void start(Grid& grid, int64_t linear_index);
   void thread_returned(Thread& thread);
-  void poison_shared(uint32_t begin, uint32_t end);
+  void flush_logs();
   int pick();
   void switch_away();
   Fiber* take_fiber();
@@ -121,6 +147,10 @@ class Block {
   Site barrier_site_;
   NamedBarrier named_[16];
   std::unique_ptr<unsigned char[]> shared_;
+  std::vector<uint16_t> pending_;  // for each shared byte, thread + 1
+  int pending_count_ = 0;          // bytes
+  std::unique_ptr<SharedRaces> races_;
+  int64_t launch_serial_ = -1;
   std::vector<StaticArray> statics_;
   uint32_t dynamic_end_ = 0, static_end_ = 0;
   uint64_t random_state_ = 1;

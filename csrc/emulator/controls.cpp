@@ -4,6 +4,7 @@
 
 #include <optional>
 
+#include "emulator/counters.h"
 #include "emulator/settings.h"
 
 namespace py = pybind11;
@@ -32,6 +33,25 @@ py::dict configure(const std::optional<std::string>& schedule, std::optional<uin
   return before;
 }
 
+py::dict counters() {
+  py::dict kernels;
+  for (const auto& [kernel, counted] : all_counters()) {
+    py::dict row;
+    row["launches"] = counted.launches, row["blocks"] = counted.blocks, row["threads"] = counted.threads;
+    row["barriers"] = counted.barriers, row["mma"] = counted.mma, row["mma_flops"] = counted.mma_flops;
+    for (int i = 0; i < space_count; ++i) {
+      const Traffic& traffic = counted.traffic[i];
+      py::dict space;
+      space["requests"] = traffic.requests;
+      space[is_shared(Space(i)) ? "wavefronts" : "sectors"] = traffic.units;
+      space["ideal"] = traffic.ideal, space["bytes"] = traffic.bytes;
+      row[name_of(Space(i))] = space;
+    }
+    kernels[py::str(kernel)] = row;
+  }
+  return kernels;
+}
+
 }  // namespace
 
 void bind_backend_extras(py::module_& m) {
@@ -40,4 +60,8 @@ void bind_backend_extras(py::module_& m) {
         py::arg("poison") = none, py::arg("race_check") = none, py::arg("count") = none, py::arg("threads") = none,
         "Changes the settings that are given, for all later launches; returns the settings as they were, so that "
         "configure(**before) restores them.");
+  m.def("counters", &counters,
+        "What each kernel asked of memory since reset_counters(): a dict by kernel name of global_load, global_store, "
+        "global_atomic (requests, sectors, ideal, bytes), shared_load, ... (requests, wavefronts, ideal, bytes), and totals.");
+  m.def("reset_counters", &reset_counters);
 }

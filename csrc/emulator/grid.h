@@ -11,6 +11,8 @@
 
 namespace fastconv::emulator {
 
+class GlobalRaces;
+
 struct Grid {
   const device::Launch& launch;
   Invoke invoke;
@@ -18,6 +20,8 @@ struct Grid {
   const void* params;
   Settings settings;
   int64_t blocks = 0;
+  int64_t serial = 0;  // of the launch
+  GlobalRaces* races = nullptr;
 };
 
 }  // namespace fastconv::emulator

@@ -5,10 +5,12 @@
 #include <memory>
 #include <mutex>
 #include <numeric>
+#include <optional>
 #include <thread>
 
 #include "emulator/block.h"
 #include "emulator/grid.h"
+#include "emulator/races.h"
 
 namespace fastconv::emulator {
 
@@ -101,6 +103,10 @@ class BlockOrder {
 void run_grid(const device::Launch& launch, Invoke invoke, void (*kernel)(), const void* params) {
   check_limits(launch);
   Grid grid{launch, invoke, kernel, params, settings()};
+  static std::atomic<int64_t> launches{0};
+  grid.serial = launches++;
+  std::optional<GlobalRaces> races;
+  if (grid.settings.race_check) grid.races = &races.emplace(launch.regions);
   grid.blocks = int64_t(launch.grid.x) * launch.grid.y * launch.grid.z;
   const BlockOrder order(grid.settings, grid.blocks);
   std::atomic<int64_t> next{0};
@@ -108,17 +114,23 @@ void run_grid(const device::Launch& launch, Invoke invoke, void (*kernel)(), con
   std::mutex mutex;
   int64_t failed = -1;
   std::string failure;
+  Counters total;
+  total.launches = 1;
 
   const auto work = [&] {
     std::unique_ptr<Block> block = pool().take();
+    Counters mine;
     for (int64_t i; !stop && (i = next++) < grid.blocks;) {
       std::string diagnosis = block->run(grid, order[i]);
+      mine += block->counters;
       if (diagnosis.empty()) continue;
       stop = true;
       const std::lock_guard lock(mutex);
       if (failed < 0 || order[i] < failed) failed = order[i], failure = std::move(diagnosis);
     }
     pool().give(std::move(block));
+    const std::lock_guard lock(mutex);
+    total += mine;
   };
 
   const int cores = grid.settings.threads ? grid.settings.threads : int(std::thread::hardware_concurrency());
@@ -126,6 +138,7 @@ void run_grid(const device::Launch& launch, Invoke invoke, void (*kernel)(), con
   for (int64_t i = 1; i < std::min<int64_t>(cores, grid.blocks); ++i) helpers.emplace_back(work);
   work();
   for (std::thread& helper : helpers) helper.join();
+  add_counters(launch.kernel, total);
   if (!failure.empty()) throw EmulatorError(failure);
 }
 

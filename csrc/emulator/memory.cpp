@@ -1,14 +1,16 @@
 #include "emulator/memory.h"
 
 #include "emulator/grid.h"
+#include "emulator/races.h"
 
 namespace fastconv::emulator {
-namespace {
 
 const char* name_of(Access access) {
   constexpr const char* names[] = {"load", "store", "atomic"};
   return names[int(access)];
 }
+
+namespace {
 
 // "12 bytes past the end of y", for an address in no region.
 std::string nearest_region(uintptr_t address, int bytes, const std::vector<device::Region>& regions) {
@@ -47,6 +49,16 @@ void inspect_global(const void* p, int bytes, Access access, const Site& site) {
          address % uintptr_t(bytes), " past a multiple of ", bytes);
   block.recent_begin = reinterpret_cast<uintptr_t>(home->address);
   block.recent_end = block.recent_begin + uintptr_t(home->bytes);
+  if (!block.watch_global) return;
+  const uint64_t offset = address - block.recent_begin;
+  const size_t number = size_t(home - regions.data());
+  if (block.grid->races)
+    block.grid->races->access(number, int64_t(offset), bytes, access, block.epoch, block.races->grouped(), site);
+  if (!block.counting) return;
+  // Host allocators align to 16 bytes, the device's to 256 and more: only what is odd to 16 is taken for an offset.
+  const uint64_t place = uint64_t(number) << 40 | (offset + block.recent_begin % 16);
+  const Thread& me = self();
+  block.warp(me.warp).log.record(site, Space(int(access)), bytes, me.lane, place, block.counters);
 }
 
 void inspect_shared(const SharedSpan& span, int64_t address, int bytes, Access access, const Site& site) {
@@ -55,6 +67,13 @@ void inspect_shared(const SharedSpan& span, int64_t address, int bytes, Access a
          " of a shared array of ", span.end - span.begin, " bytes");
   if (address % bytes)
     fail(site, "misaligned shared ", name_of(access), " of ", bytes, " bytes at byte ", address - span.begin);
+  const Thread& me = self();
+  Block& block = *me.block;
+  block.check_pending(uint32_t(address), bytes, name_of(access), site);
+  if (block.races) block.races->access(uint32_t(address), bytes, access, site);
+  if (block.counting)
+    block.warp(me.warp).log.record(site, Space(int(Space::shared_load) + int(access)), bytes, me.lane, uint64_t(address),
+                                   block.counters);
 }
 
 SharedSpan dynamic_shared(int64_t byte_offset, int64_t bytes, const Site& site) {

@@ -9,6 +9,7 @@
 namespace fastconv::emulator {
 
 enum class Access : uint8_t { load, store, atomic };
+const char* name_of(Access access);
 
 // A view of one allocation of shared memory.
 struct SharedSpan {

@@ -1,0 +1,41 @@
+#include "emulator/async.h"
+
+#include <cstring>
+
+#include "emulator/memory.h"
+#include "emulator/races.h"
+
+// The device may write the destination any time from the issue to the wait. Here that is the last possible moment, and the
+// destination is poison until then: a missing or early wait cannot go unseen.
+namespace fastconv::emulator {
+
+void cp_async(uint32_t to, const void* from, int bytes, const Site& site) {
+  Thread& me = self();
+  Block& block = *me.block;
+  block.check_shared(to, bytes, "cp.async", site);
+  if (from) check_global(from, bytes, Access::load, site);
+  block.check_pending(to, bytes, "cp.async", site);
+  if (block.races) block.races->access(to, bytes, Access::store, site);
+  if (block.counting) block.warp(me.warp).log.record(site, Space::shared_store, bytes, me.lane, to, block.counters);
+  block.poison_shared(to, to + uint32_t(bytes));
+  block.set_pending(to, bytes, me.id);
+  me.copies.push_back({to, from, bytes, me.group, site});
+}
+
+void cp_async_commit() { ++self().group; }
+
+void cp_async_wait(int groups, const Site&) {
+  Thread& me = self();
+  Block& block = *me.block;
+  size_t done = 0;
+  for (; done < me.copies.size() && me.copies[done].group < me.group - groups; ++done) {
+    const AsyncCopy& copy = me.copies[done];
+    block.clear_pending(copy.to, copy.bytes);
+    unsigned char* to = block.shared(copy.to);
+    copy.from ? memcpy(to, copy.from, size_t(copy.bytes)) : memset(to, 0, size_t(copy.bytes));
+    if (block.races) block.races->access(copy.to, copy.bytes, Access::store, copy.site);
+  }
+  me.copies.erase(me.copies.begin(), me.copies.begin() + std::ptrdiff_t(done));
+}
+
+}  // namespace fastconv::emulator

@@ -1,0 +1,75 @@
+// What a kernel asks of memory, counted as the hardware would serve it. A request is one access instruction of a warp; it
+// is served in 32-byte sectors (global memory) or in wavefronts of 32 four-byte banks (shared memory). Lanes run one
+// after another here, so a request is put together afterwards: from the n-th access of each lane at one place in the
+// source since the warp last met in a barrier. This does not depend on the schedule or on OS threads.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "emulator/site.h"
+
+namespace fastconv::emulator {
+
+enum class Space : uint8_t { global_load, global_store, global_atomic, shared_load, shared_store, shared_atomic };
+constexpr int space_count = 6;
+inline bool is_shared(Space space) { return space >= Space::shared_load; }
+const char* name_of(Space space);
+
+struct Traffic {
+  int64_t requests = 0;
+  int64_t units = 0;  // sectors or wavefronts
+  int64_t ideal = 0;  // the fewest units that could carry the distinct bytes of each request
+  int64_t bytes = 0;  // of all lanes
+};
+
+struct Counters {
+  int64_t launches = 0, blocks = 0, threads = 0;
+  int64_t barriers = 0;  // sync_threads and named barriers completed
+  int64_t mma = 0;       // tensor-core instructions, one for a warp
+  int64_t mma_flops = 0;
+  Traffic traffic[space_count];
+
+  Counters& operator+=(const Counters& other);
+};
+
+// The accesses of one warp's lanes, on their way to becoming requests.
+class WarpLog {
+ public:
+  // `address` counts from a 128-byte boundary.
+  void record(const Site& site, Space space, int bytes, int lane, uint64_t address, Counters& counters);
+  // The warp's lanes have met: what they do from now on belongs to other requests.
+  void flush(Counters& counters);
+  void clear();
+
+ private:
+  struct Request {
+    uint32_t lanes = 0;
+    uint64_t address[32];
+  };
+  struct Stream {  // the accesses at one place in the source
+    Site site;
+    Space space;
+    int bytes;
+    uint32_t next[32] = {};  // which request a lane's next access belongs to
+    uint32_t used = 0;
+    std::vector<Request> requests;
+  };
+  Stream& stream(const Site& site, Space space, int bytes, Counters& counters);
+
+  static constexpr size_t table_size = 512;
+  std::vector<Stream> streams_;
+  uint16_t table_[table_size] = {};  // hash of the place -> index in streams_ + 1
+};
+
+// Adds one request of `lanes` lanes; `address` is indexed by lane. Used directly by collectives, whose lanes come together.
+void tally(Space space, int bytes, uint32_t lanes, const uint64_t* address, Traffic& traffic);
+
+// Totals by kernel name since the start or the last reset, over all launches of the process.
+std::map<std::string, Counters> all_counters();
+void reset_counters();
+void add_counters(const std::string& kernel, const Counters& counters);
+
+}  // namespace fastconv::emulator
