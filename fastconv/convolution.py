@@ -149,7 +149,7 @@ class Convolution:
         if key not in self._bound:
             shape = {"fprop": self.y_shape, "dgrad": self.x_shape, "wgrad": self.w_shape, "bgrad": self.w_shape[:1]}
             strides = {"fprop": self.y_strides, "dgrad": self.x_strides, "wgrad": self.w_strides, "bgrad": (1,)}
-            self._bound[key] = conv_launch(self.plan(*key), self.device, shape[pass_], strides[pass_])
+            self._bound[key] = conv_launch(self.plan(*key), self.device, self.dtype, shape[pass_], strides[pass_])
         return self._bound[key]
 
     def _bind_forward(self, x: Tensor, w: Tensor, bias: Tensor | None) -> Callable[..., Tensor]:

@@ -63,16 +63,17 @@ def conv2d(
     if _autocasting():
         input, weight, bias = _autocast(input, weight, bias)
     try:
+        dtype = input.dtype
         key = (
             input.shape,
             input.stride(),
-            input.dtype,
-            input.device,
+            dtype,
+            input.is_cpu or input.device,  # a device costs more to hash than all the rest
             weight.shape,
             weight.stride(),
-            weight.dtype,
-            weight.device,
-            None if bias is None else (bias.shape, bias.stride(), bias.dtype, bias.device),
+            weight.dtype is dtype,
+            weight.is_cpu or weight.device,
+            None if bias is None else (bias.shape, bias.stride(), bias.dtype is dtype, bias.is_cpu or bias.device),
             stride,
             padding,
             dilation,
@@ -131,7 +132,7 @@ def max_pool2d(
             input.shape,
             input.stride(),
             input.dtype,
-            input.device,
+            input.is_cpu or input.device,
             arguments,
             type(kernel_size),
             type(stride),
@@ -204,7 +205,7 @@ def avg_pool2d(
             input.shape,
             input.stride(),
             input.dtype,
-            input.device,
+            input.is_cpu or input.device,
             arguments,
             type(kernel_size),
             type(stride),

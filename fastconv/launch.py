@@ -1,4 +1,4 @@
-"""From a plan to a function on dense tensors: allocate the output, pass addresses, run on the current stream."""
+"""From a plan to a function on dense tensors: allocate the result, pass addresses, run on the current stream."""
 
 from __future__ import annotations
 
@@ -10,52 +10,56 @@ from torch import Tensor
 
 from .arguments import Ints
 
-
-def workspace(plan: Any, like: Tensor) -> Tensor | None:
-    """The plan's scratch memory, from the caller's allocator; None where it needs none."""
-    size = plan.workspace_bytes
-    return like.new_empty(size, dtype=torch.uint8) if size else None
+# The allocation is a third of what a small call costs, so on the CPU it goes past the dispatcher, by the entry point
+# that torch.compile's generated code uses.
+_empty_strided_cpu = getattr(torch._C._dynamo.guards, "_empty_strided_cpu", None)
 
 
-def runner(plan: Any, device: torch.device) -> Callable[..., None]:
-    """``run(like, *addresses)``: the plan on the device's current stream, with its workspace allocated beside ``like``.
+def _allocator(shape: Ints, strides: Ints, dtype: torch.dtype, device: torch.device) -> Callable[[], Tensor]:
+    """A function that makes an uninitialised tensor."""
+    if device.type == "cpu" and _empty_strided_cpu is not None:
+        return lambda: _empty_strided_cpu(shape, strides, dtype)
+    return lambda: torch.empty_strided(shape, strides, dtype=dtype, device=device)
 
-    Nothing synchronises. On the CPU without workspace this is the plan's own ``run`` and two zeros.
-    """
-    run = plan.run
+
+def _runner(plan: Any, device: torch.device) -> Callable[..., None]:
+    """``run(*addresses)``: the plan on the device's current stream, with its workspace. Nothing synchronises."""
+    run, size = plan.run, plan.workspace_bytes
     if device.type == "cuda":
 
-        def on_stream(like: Tensor, *addresses: int) -> None:
-            scratch = workspace(plan, like)
+        def on_stream(*addresses: int) -> None:
+            # The caching allocator orders the workspace's reuse by stream: it may be let go before the kernel ends.
             with torch.cuda.device(device):
+                scratch = torch.empty(size, dtype=torch.uint8, device=device) if size else None
                 stream = torch.cuda.current_stream().cuda_stream
                 run(*addresses, 0 if scratch is None else scratch.data_ptr(), stream)
 
         return on_stream
 
-    if plan.workspace_bytes:
+    if not size:
+        return lambda *addresses: run(*addresses, 0, 0)
 
-        def with_workspace(like: Tensor, *addresses: int) -> None:
-            scratch = workspace(plan, like)
-            run(*addresses, scratch.data_ptr(), 0)
+    def with_workspace(*addresses: int) -> None:
+        scratch = torch.empty(size, dtype=torch.uint8)
+        run(*addresses, scratch.data_ptr(), 0)
 
-        return with_workspace
-
-    return lambda like, *addresses: run(*addresses, 0, 0)
-
-
-def is_lean(plan: Any, device: torch.device) -> bool:
-    """Whether the plan's ``run`` may be called with nothing but addresses: no stream, no workspace."""
-    return device.type == "cpu" and not plan.workspace_bytes
+    return with_workspace
 
 
-def conv_launch(plan: Any, device: torch.device, shape: Ints, strides: Ints) -> Callable[..., Tensor]:
-    """``launch(a, b, bias) -> out`` for dense operands (b, bias may be None); ``out`` gets this shape and strides."""
-    if is_lean(plan, device):
-        run = plan.run
+def _is_lean(plan: Any, device: torch.device) -> bool:
+    """Whether the plan's ``run`` needs nothing but addresses: no stream, no workspace."""
+    return device.type == "cpu" and not plan.workspace_bytes and _empty_strided_cpu is not None
+
+
+def conv_launch(
+    plan: Any, device: torch.device, dtype: torch.dtype, shape: Ints, strides: Ints
+) -> Callable[[Tensor, Tensor | None, Tensor | None], Tensor]:
+    """``launch(a, b, bias) -> out`` for dense operands (b and bias may be None); ``out`` has this shape and strides."""
+    if _is_lean(plan, device):
+        run, empty = plan.run, _empty_strided_cpu
 
         def lean(a: Tensor, b: Tensor | None, bias: Tensor | None) -> Tensor:
-            out = a.new_empty_strided(shape, strides)
+            out = empty(shape, strides, dtype)
             run(
                 a.data_ptr(),
                 0 if b is None else b.data_ptr(),
@@ -68,12 +72,11 @@ def conv_launch(plan: Any, device: torch.device, shape: Ints, strides: Ints) -> 
 
         return lean
 
-    run = runner(plan, device)
+    run, allocate = _runner(plan, device), _allocator(shape, strides, dtype, device)
 
     def launch(a: Tensor, b: Tensor | None, bias: Tensor | None) -> Tensor:
-        out = a.new_empty_strided(shape, strides)
+        out = allocate()
         run(
-            a,
             a.data_ptr(),
             0 if b is None else b.data_ptr(),
             0 if bias is None else bias.data_ptr(),
@@ -85,37 +88,54 @@ def conv_launch(plan: Any, device: torch.device, shape: Ints, strides: Ints) -> 
 
 
 def pool_launch(
-    plan: Any, device: torch.device, shape: Ints, strides: Ints
-) -> Callable[[Tensor, Tensor | None, Tensor | None], Tensor]:
-    """``launch(src, offsets, indices) -> dst`` for dense operands; offsets and indices (or None) as the plan says."""
-    if is_lean(plan, device):
-        run = plan.run
+    plan: Any, device: torch.device, dtype: torch.dtype, shape: Ints, strides: Ints
+) -> Callable[..., Tensor]:
+    """``launch(src, offsets=None) -> dst`` for dense operands; ``offsets`` are read, as the plan says."""
+    if _is_lean(plan, device):
+        run, empty = plan.run, _empty_strided_cpu
 
-        def lean(src: Tensor, offsets: Tensor | None = None, indices: Tensor | None = None) -> Tensor:
-            dst = src.new_empty_strided(shape, strides)
-            run(
-                src.data_ptr(),
-                dst.data_ptr(),
-                0 if offsets is None else offsets.data_ptr(),
-                0 if indices is None else indices.data_ptr(),
-                0,
-                0,
-            )
+        def lean(src: Tensor, offsets: Tensor | None = None) -> Tensor:
+            dst = empty(shape, strides, dtype)
+            run(src.data_ptr(), dst.data_ptr(), 0 if offsets is None else offsets.data_ptr(), 0, 0, 0)
             return dst
 
         return lean
 
-    run = runner(plan, device)
+    run, allocate = _runner(plan, device), _allocator(shape, strides, dtype, device)
 
-    def launch(src: Tensor, offsets: Tensor | None = None, indices: Tensor | None = None) -> Tensor:
-        dst = src.new_empty_strided(shape, strides)
+    def launch(src: Tensor, offsets: Tensor | None = None) -> Tensor:
+        dst = allocate()
+        run(src.data_ptr(), dst.data_ptr(), 0 if offsets is None else offsets.data_ptr(), 0)
+        return dst
+
+    return launch
+
+
+def max_launch(
+    plan: Any,
+    device: torch.device,
+    dtype: torch.dtype,
+    shape: Ints,
+    strides: Ints,
+    extra: tuple[torch.dtype | None, ...],
+) -> Callable[[Tensor], tuple[Tensor | None, ...]]:
+    """``launch(x) -> (y, offsets, indices)`` for dense x; ``extra`` has the dtype of the offsets and that of the
+    indices, None for what is not wanted.
+    """
+    run = _runner(plan, device)
+    y_of, *extra_of = (None if each is None else _allocator(shape, strides, each, device) for each in (dtype, *extra))
+    offsets_of, indices_of = extra_of
+
+    def launch(x: Tensor) -> tuple[Tensor | None, ...]:
+        y = y_of()
+        offsets = None if offsets_of is None else offsets_of()
+        indices = None if indices_of is None else indices_of()
         run(
-            src,
-            src.data_ptr(),
-            dst.data_ptr(),
+            x.data_ptr(),
+            y.data_ptr(),
             0 if offsets is None else offsets.data_ptr(),
             0 if indices is None else indices.data_ptr(),
         )
-        return dst
+        return y, offsets, indices
 
     return launch

@@ -14,7 +14,7 @@ from torch.nn import functional as torch_functional
 
 from . import backends, plans, settings
 from .arguments import Rejected, dense, dense_strides, flag, integers, is_channels_last
-from .launch import pool_launch
+from .launch import max_launch, pool_launch
 
 
 @dataclass(frozen=True)
@@ -134,11 +134,16 @@ class Pooling:
         )
 
     def _launch(self, pass_: str, offsets: bool = False, indices: bool = False) -> Callable[..., Tensor]:
+        """``launch(src, offsets) -> dst`` on dense operands; for max fprop with offsets or indices, see max_launch."""
         key = (pass_, offsets, indices)
         if key not in self._bound:
-            to_x = pass_ == "dgrad"
-            shape, strides = (self.x_shape, self.x_strides) if to_x else (self.y_shape, self.y_strides)
-            self._bound[key] = pool_launch(self.plan(*key), self.device, shape, strides)
+            shape, strides = (self.x_shape, self.x_strides) if pass_ == "dgrad" else (self.y_shape, self.y_strides)
+            where = (self.plan(*key), self.device, self.dtype, shape, strides)
+            if offsets or indices:
+                extra = (self.offset_dtype if offsets else None, torch.int64 if indices else None)
+                self._bound[key] = max_launch(*where, extra)
+            else:
+                self._bound[key] = pool_launch(*where)
         return self._bound[key]
 
     def _bind_forward(self) -> Callable[[Tensor], Tensor]:
@@ -164,12 +169,10 @@ class Pooling:
 
     # ---- passes ----
     def forward_max(self, x: Tensor, offsets: bool, indices: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """(y, offsets, indices) by our kernel, the latter two only if asked for."""
+        """(y, offsets, indices) by our kernel, one or both of the latter two."""
         if not self.is_dense:
             x = dense(x, self.channels_last)
-        taps = x.new_empty_strided(self.y_shape, self.y_strides, dtype=self.offset_dtype) if offsets else None
-        plane = x.new_empty_strided(self.y_shape, self.y_strides, dtype=torch.int64) if indices else None
-        return self._launch("fprop", offsets, indices)(x, taps, plane), taps, plane
+        return self._launch("fprop", offsets, indices)(x)
 
     def fprop(self, x: Tensor) -> Tensor:
         """y of average pooling, x of any strides."""
