@@ -5,8 +5,8 @@
 #include "emulator/memory.h"
 #include "emulator/races.h"
 
-// The device may write the destination any time from the issue to the wait. Here that is the last possible moment, and the
-// destination is poison until then: a missing or early wait cannot go unseen.
+// The device may write the destination any time from the issue to the wait. Here that is the last possible moment, and
+// the destination is poison until then: a missing or early wait cannot go unseen.
 namespace fastconv::emulator {
 
 void cp_async(uint32_t to, const void* from, int bytes, const Site& site) {

@@ -71,9 +71,9 @@ void Block::collective(uint32_t mask, const char* name, void* argument, void (*f
     } else if (other.mask == mask) {
       found = &other;
       break;
-    } else if (other.mask & mask) {
-      fail(site, name, ": the mask ", hex(mask), " overlaps the mask ", hex(other.mask),
-           " with which lanes of this warp wait in ", other.name, " at ", describe(other.site));
+    } else if ((other.arrived & mask) && (other.mask & mine)) {  // each waits for the other
+      fail(site, name, ": divergent warp: the mask here is ", hex(mask), ", but lanes ", hex(other.arrived & mask),
+           " wait for this one in ", other.name, " with the mask ", hex(other.mask), " at ", describe(other.site));
     }
   }
   if (!found) found = &warp.collectives.emplace_back();

@@ -268,9 +268,11 @@ void Block::check_shared(int64_t address, int bytes, const char* what, const Sit
   bool inside = address >= shared_base && address + bytes <= dynamic_end_;
   for (const StaticArray& array : statics_) inside |= address >= array.begin && address + bytes <= array.end;
   if (!inside)
-    fail(site, what, " of ", bytes, " bytes at byte ", address - shared_base, " of shared memory, out of bounds: the block has ",
-         dynamic, " dynamic bytes and ", statics_.size(), " static arrays");
-  if (address % bytes) fail(site, what, ": misaligned: byte ", address - shared_base, " of shared memory is no multiple of ", bytes);
+    fail(site, what, " of ", bytes, " bytes at byte ", address - shared_base,
+         " of shared memory, out of bounds: the block has ", dynamic, " dynamic bytes and ", statics_.size(),
+         " static arrays");
+  if (address % bytes)
+    fail(site, what, ": misaligned: byte ", address - shared_base, " of shared memory is no multiple of ", bytes);
 }
 
 void Block::set_pending(uint32_t address, int bytes, int thread) {
@@ -292,9 +294,9 @@ void Block::check_pending(uint32_t address, int bytes, const char* what, const S
     const int owner = pending_[at] - 1;
     for (const AsyncCopy& copy : threads_[size_t(owner)].copies)
       if (at - copy.to < uint32_t(copy.bytes))
-        fail(site, what, " of byte ", int64_t(at) - shared_base, " of shared memory, which a cp.async of thread ", owner, " at ",
-             describe(copy.site), " is still writing: thread ", owner, copy.group == threads_[size_t(owner)].group ?
-             " has not even committed it" : " has not waited for it");
+        fail(site, what, " of byte ", int64_t(at) - shared_base, " of shared memory, which a cp.async of thread ",
+             owner, " at ", describe(copy.site), " is still writing: thread ", owner,
+             copy.group == threads_[size_t(owner)].group ? " has not even committed it" : " has not waited for it");
   }
 }
 

@@ -100,7 +100,8 @@ class Block {
   const StaticArray& static_array(int64_t bytes, const Site& site);
   // Throws unless [address, address + bytes) lies in one allocation of shared memory and is aligned to its size.
   void check_shared(int64_t address, int bytes, const char* what, const Site& site) const;
-  // Shared bytes that an asynchronous operation of `thread` is going to write are not to be touched until it is waited for.
+  // Shared bytes that an asynchronous operation of `thread` is going to write are not to be touched until it is waited
+  // for.
   void set_pending(uint32_t address, int bytes, int thread);
   void clear_pending(uint32_t address, int bytes);
   void check_pending(uint32_t address, int bytes, const char* what, const Site& site) const;

@@ -62,6 +62,7 @@ void bind_backend_extras(py::module_& m) {
         "configure(**before) restores them.");
   m.def("counters", &counters,
         "What each kernel asked of memory since reset_counters(): a dict by kernel name of global_load, global_store, "
-        "global_atomic (requests, sectors, ideal, bytes), shared_load, ... (requests, wavefronts, ideal, bytes), and totals.");
+        "global_atomic (requests, sectors, ideal, bytes), shared_load, ... (requests, wavefronts, ideal, bytes), and "
+        "totals.");
   m.def("reset_counters", &reset_counters);
 }

@@ -6,7 +6,7 @@
 namespace fastconv::emulator {
 
 const char* name_of(Space space) {
-  constexpr const char* names[] = {"global_load", "global_store",  "global_atomic",
+  constexpr const char* names[] = {"global_load", "global_store", "global_atomic",
                                    "shared_load", "shared_store", "shared_atomic"};
   return names[int(space)];
 }
@@ -31,8 +31,8 @@ int distinct(uint64_t* values, int count) {
   return int(std::unique(values, values + count) - values);
 }
 
-// Wide accesses are served a half (8 bytes) or a quarter (16 bytes) of the warp at a time. In each such phase a bank gives
-// one word a wavefront, to as many lanes as want it.
+// Wide accesses are served a half (8 bytes) or a quarter (16 bytes) of the warp at a time. In each such phase a bank
+// gives one word a wavefront, to as many lanes as want it.
 int wavefronts(int bytes, uint32_t lanes, const uint64_t* address) {
   const int phase_lanes = bytes <= 4 ? 32 : 128 / bytes, words = bytes <= 4 ? 1 : bytes / 4;
   int total = 0;
@@ -102,8 +102,7 @@ void WarpLog::flush(Counters& counters) {
     if (!at.used) continue;
     for (uint32_t i = 0; i < at.used; ++i) {
       Request& request = at.requests[i];
-      if (request.lanes)
-        tally(at.space, at.bytes, request.lanes, request.address, counters.traffic[int(at.space)]);
+      if (request.lanes) tally(at.space, at.bytes, request.lanes, request.address, counters.traffic[int(at.space)]);
       request.lanes = 0;
     }
     at.used = 0;

@@ -1,5 +1,5 @@
-// What a kernel asks of memory, counted as the hardware would serve it. A request is one access instruction of a warp; it
-// is served in 32-byte sectors (global memory) or in wavefronts of 32 four-byte banks (shared memory). Lanes run one
+// What a kernel asks of memory, counted as the hardware would serve it. A request is one access instruction of a warp;
+// it is served in 32-byte sectors (global memory) or in wavefronts of 32 four-byte banks (shared memory). Lanes run one
 // after another here, so a request is put together afterwards: from the n-th access of each lane at one place in the
 // source since the warp last met in a barrier. This does not depend on the schedule or on OS threads.
 #pragma once
@@ -64,7 +64,8 @@ class WarpLog {
   uint16_t table_[table_size] = {};  // hash of the place -> index in streams_ + 1
 };
 
-// Adds one request of `lanes` lanes; `address` is indexed by lane. Used directly by collectives, whose lanes come together.
+// Adds one request of `lanes` lanes; `address` is indexed by lane. Used directly by collectives, whose lanes come
+// together.
 void tally(Space space, int bytes, uint32_t lanes, const uint64_t* address, Traffic& traffic);
 
 // Totals by kernel name since the start or the last reset, over all launches of the process.

@@ -72,8 +72,8 @@ void inspect_shared(const SharedSpan& span, int64_t address, int bytes, Access a
   block.check_pending(uint32_t(address), bytes, name_of(access), site);
   if (block.races) block.races->access(uint32_t(address), bytes, access, site);
   if (block.counting)
-    block.warp(me.warp).log.record(site, Space(int(Space::shared_load) + int(access)), bytes, me.lane, uint64_t(address),
-                                   block.counters);
+    block.warp(me.warp).log.record(site, Space(int(Space::shared_load) + int(access)), bytes, me.lane,
+                                   uint64_t(address), block.counters);
 }
 
 SharedSpan dynamic_shared(int64_t byte_offset, int64_t bytes, const Site& site) {

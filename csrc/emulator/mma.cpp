@@ -52,8 +52,7 @@ void load_matrices(Collective& group) {
       memcpy(rows[row], matrix_row(block, source, block.thread(first_thread + lane)), 16);
       addresses[row] = source.address;
     }
-    if (block.counting)
-      tally(Space::shared_load, 16, 0xff, addresses, block.counters.traffic[int(Space::shared_load)]);
+    if (block.counting) tally(Space::shared_load, 16, 0xff, addresses, block.counters.traffic[int(Space::shared_load)]);
     for (int lane = 0; lane < warp_lanes; ++lane) {
       const int row = lane / 4, column = lane % 4 * 2;
       const uint16_t low = shape.transposed ? rows[column][row] : rows[row][column];
@@ -113,8 +112,7 @@ template <class T, int K>
     for (int column = 0; column < 8; ++column) b[k][column] = to_float<T>(b_bits[k][column]);
   multiply<K>(d, a, b);
   for (int lane = 0; lane < warp_lanes; ++lane)
-    for (int i = 0; i < 4; ++i)
-      lane_of<MmaLane>(group, lane).d[i] = d[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2];
+    for (int i = 0; i < 4; ++i) lane_of<MmaLane>(group, lane).d[i] = d[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2];
 }
 
 #if defined(__x86_64__)

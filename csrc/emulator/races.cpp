@@ -56,7 +56,8 @@ uint16_t SharedRaces::number_of(const Site& site) {
 }
 
 uint32_t SharedRaces::with_read(uint32_t set, const Read& read) {
-  const uint64_t key = uint64_t(set) << 32 | uint64_t(read.clock & 0xffff) << 16 | uint64_t(read.thread) << 6 | (read.site & 63);
+  const uint64_t key =
+      uint64_t(set) << 32 | uint64_t(read.clock & 0xffff) << 16 | uint64_t(read.thread) << 6 | (read.site & 63);
   uint32_t& grown = grown_[key];
   if (grown) return grown;
   for (uint32_t s = set; s; s = reads_[s].rest)
@@ -65,11 +66,13 @@ uint32_t SharedRaces::with_read(uint32_t set, const Read& read) {
   return grown = uint32_t(reads_.size() - 1);
 }
 
-void SharedRaces::report(uint32_t address, Access access, const Site& site, const char* verb, int other, uint16_t where) {
+void SharedRaces::report(uint32_t address, Access access, const Site& site, const char* verb, int other,
+                         uint16_t where) {
   const Block& block = *self().block;
   const int64_t byte = int64_t(address) - shared_base;
-  fail(site, "race on shared memory at byte ", byte, byte < int64_t(block.dynamic_end()) - shared_base ? "" : " (static)", ": this ",
-       name_of(access), " and the ", verb, " by thread ", other, " [warp ", other / warp_lanes, " lane ", other % warp_lanes, "] at ",
+  fail(site, "race on shared memory at byte ", byte,
+       byte < int64_t(block.dynamic_end()) - shared_base ? "" : " (static)", ": this ", name_of(access), " and the ",
+       verb, " by thread ", other, " [warp ", other / warp_lanes, " lane ", other % warp_lanes, "] at ",
        describe(sites_[where]), " have no barrier between them");
 }
 
@@ -88,7 +91,8 @@ void SharedRaces::access(uint32_t address, int bytes, Access access, const Site&
       continue;
     }
     for (uint32_t s = cell.readers; s; s = reads_[s].rest)
-      if (!ordered(reads_[s].thread, reads_[s].clock, me)) report(at, access, site, "load", reads_[s].thread, reads_[s].site);
+      if (!ordered(reads_[s].thread, reads_[s].clock, me))
+        report(at, access, site, "load", reads_[s].thread, reads_[s].site);
     cell.readers = 0;
     cell.writer = uint16_t(me + 1), cell.clock = clock, cell.site = where;
     cell.atomic = access == Access::atomic;
@@ -126,13 +130,14 @@ void GlobalRaces::access(size_t region, int64_t offset, int bytes, Access access
     if (!old.word || (old.atomic() && mine.atomic())) continue;
     const char* name = regions_[region].name;
     if (access == Access::load)
-      fail(site, "load of ", name, " at byte ", i, " goes through the read-only path, but block ", old.block(), " thread ",
-           old.thread(), " wrote it during this launch");
+      fail(site, "load of ", name, " at byte ", i, " goes through the read-only path, but block ", old.block(),
+           " thread ", old.thread(), " wrote it during this launch");
     if (old.block() != mine.block())
       fail(site, "race on ", name, " at byte ", i, ": block ", old.block(), " thread ", old.thread(),
            " has written it during this launch, too");
     if (old.thread() != mine.thread() && old.epoch() == mine.epoch() && !grouped)
-      fail(site, "race on ", name, " at byte ", i, ": thread ", old.thread(), " of this block has written it, too, with no barrier between");
+      fail(site, "race on ", name, " at byte ", i, ": thread ", old.thread(),
+           " of this block has written it, too, with no barrier between");
   }
 }
 

@@ -1,8 +1,8 @@
 // The race checker: two accesses of the same byte, at least one of them a write, must be ordered by a barrier.
 //
-// Shared memory: happens-before by vector clocks, as in FastTrack (Flanagan and Freund, PLDI 2009). Every byte remembers its last
-// write and the reads since. sync_threads orders everything, so it just starts a new epoch; sync_warp and named barriers
-// join the clocks of those who meet. Shuffles and votes order nothing, as on the device.
+// Shared memory: happens-before by vector clocks, as in FastTrack (Flanagan and Freund, PLDI 2009). Every byte
+// remembers its last write and the reads since. sync_threads orders everything, so it just starts a new epoch;
+// sync_warp and named barriers join the clocks of those who meet. Shuffles and votes order nothing, as on the device.
 //
 // Global memory: every byte remembers who wrote it during this launch. No barrier orders two blocks.
 #pragma once
@@ -20,11 +20,11 @@ namespace fastconv::emulator {
 class SharedRaces {
  public:
   void start_block(int threads);
-  void sync_all();                                    // sync_threads
-  void sync(const std::vector<int>& threads);         // these have met
-  void meet(std::vector<uint32_t>& clocks);           // the running thread arrives: what it did is in `clocks` ...
+  void sync_all();                             // sync_threads
+  void sync(const std::vector<int>& threads);  // these have met
+  void meet(std::vector<uint32_t>& clocks);    // the running thread arrives: what it did is in `clocks` ...
   void depart(int thread, const std::vector<uint32_t>& clocks);  // ... and known to this one
-  bool grouped() const { return grouped_; }           // somebody met in a smaller group since the last sync_all
+  bool grouped() const { return grouped_; }  // somebody met in a smaller group since the last sync_all
 
   // Throws if the access of shared bytes [address, address + bytes) by the running thread races.
   void access(uint32_t address, int bytes, Access access, const Site& site);
@@ -49,7 +49,8 @@ class SharedRaces {
   uint16_t number_of(const Site& site);
   uint32_t& seen(int thread, int other) { return clocks_[size_t(thread) * size_t(threads_) + size_t(other)]; }
   bool ordered(int other, uint32_t clock, int thread);
-  [[noreturn]] void report(uint32_t address, Access access, const Site& site, const char* verb, int other, uint16_t where);
+  [[noreturn]] void report(uint32_t address, Access access, const Site& site, const char* verb, int other,
+                           uint16_t where);
 
   std::vector<Cell> cells_;
   std::vector<Read> reads_{Read{}};
@@ -64,8 +65,8 @@ class SharedRaces {
 class GlobalRaces {
  public:
   explicit GlobalRaces(const std::vector<device::Region>& regions);
-  // Throws if bytes [offset, offset + bytes) of the region were written by somebody the running thread cannot know to be done.
-  // `epoch` counts the block's sync_threads; `grouped`: threads of the block also met in smaller groups.
+  // Throws if bytes [offset, offset + bytes) of the region were written by somebody the running thread cannot know to
+  // be done. `epoch` counts the block's sync_threads; `grouped`: threads of the block also met in smaller groups.
   void access(size_t region, int64_t offset, int bytes, Access access, uint32_t epoch, bool grouped, const Site& site);
 
  private:

@@ -1,5 +1,5 @@
-// One tiny kernel for every primitive of device/. Inputs are arrays 0 and 1, the output is array 2; one block of 64 threads
-// unless the test says otherwise. tests/test_conformance.py holds the numpy oracles and compares with the GPU.
+// One tiny kernel for every primitive of device/. Inputs are arrays 0 and 1, the output is array 2; one block of 64
+// threads unless the test says otherwise. tests/test_conformance.py holds the numpy oracles and compares with the GPU.
 #include "emulator/tests/harness.h"
 
 namespace fastconv::testing {
@@ -11,7 +11,8 @@ FC_DEVICE int thread() { return int(threadIdx.x); }
 
 // ---- types.h, launch.h ----
 
-// Every thread writes where it is, at its place in the grid: threadIdx, blockIdx, blockDim, gridDim in three dimensions.
+// Every thread writes where it is, at its place in the grid: threadIdx, blockIdx, blockDim, gridDim in three
+// dimensions.
 FC_TEST_KERNEL(indices) {
   const unsigned in_block = threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
   const unsigned block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
@@ -143,8 +144,7 @@ FC_TEST_KERNEL(cp_async_pipeline) {
   const auto copy = [&](int step) {
     const int element = step * 64 + t;
     const bool on = step < steps && element % 5 != 0;
-    if (step < steps)
-      cp_async<Bytes>(tile.address(step % stages * 64 + t), a.as<V>(0) + (on ? element : 1 << 20), on);
+    if (step < steps) cp_async<Bytes>(tile.address(step % stages * 64 + t), a.as<V>(0) + (on ? element : 1 << 20), on);
     cp_async_commit();
   };
   for (int step = 0; step < stages - 1; ++step) copy(step);
@@ -173,8 +173,8 @@ FC_TEST_KERNEL(load_matrix) {
   for (int i = 0; i < Matrices; ++i) store(a.as<uint32_t>(2) + t * Matrices + i, r[i]);
 }
 
-// One warp. Array 0 is A, 16 x K row by row; array 1 is B, K x 8 column by column; array 2 is D, 16 x 8 row by row, both
-// read and written. T: f16 or bf16; float stands for tf32.
+// One warp. Array 0 is A, 16 x K row by row; array 1 is B, K x 8 column by column; array 2 is D, 16 x 8 row by row,
+// both read and written. T: f16 or bf16; float stands for tf32.
 template <class T, int K>
 FC_TEST_KERNEL(multiply) {
   constexpr int per_register = std::is_same_v<T, float> ? 1 : 2, step = 4 * per_register;
@@ -199,7 +199,8 @@ FC_TEST_KERNEL(multiply) {
 
 // ---- atomic.h ----
 
-// Many threads, four cells; integers (also as floats), so that the order does not show. The old values' sum is checked, too.
+// Many threads, four cells; integers (also as floats), so that the order does not show. The old values' sum is checked,
+// too.
 template <class T>
 FC_TEST_KERNEL(atomics_add) {
   FC_STATIC_SHARED(T, cells, 4);
