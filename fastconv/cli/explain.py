@@ -1,0 +1,241 @@
+"""``python -m fastconv explain``: one problem as a page: the formula, its floor, the candidates, the plan.
+
+Planning touches no device, so the CUDA backend's choice can be read on a machine without a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import textwrap
+from types import ModuleType
+from typing import Any
+
+from fastconv import machine
+from fastconv.cli import units
+from fastconv.cli.errors import MODULES, CommandError, backend_module
+
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+
+FORMULAS = {
+    ("conv", "fprop"): "y[n,k,p,q] = b[k] + Σ_crs  x[n, c, p·u + r·d − a, q·u + s·d − a] · w[k,c,r,s]",
+    ("conv", "dgrad"): "gx[n,c,h,w] = Σ_krs  gy[n, k, (h + a − r·d)/u, (w + a − s·d)/u] · w[k,c,r,s]   (whole quotients only)",
+    ("conv", "wgrad"): "gw[k,c,r,s] = Σ_npq  x[n, c, p·u + r·d − a, q·u + s·d − a] · gy[n,k,p,q]",
+    ("conv", "bgrad"): "gb[k] = Σ_npq  gy[n,k,p,q]",
+    ("max", "fprop"): "y[n,c,p,q] = max_rs  x[n, c, p·u + r·d − a, q·u + s·d − a]",
+    ("max", "dgrad"): "gx[n,c,h,w] = Σ_pq  gy[n,c,p,q] where (h, w) won window (p, q)",
+    ("max", "gather"): "ggy[n,c,p,q] = ggx[n, c, the winner of window (p, q)]",
+    ("average", "fprop"): "y[n,c,p,q] = (1/m) Σ_rs  x[n, c, p·u + r − a, q·u + s − a]   (m: the divisor of the window)",
+    ("average", "dgrad"): "gx[n,c,h,w] = Σ_pq  gy[n,c,p,q] / m(p,q) over the windows that hold (h, w)",
+}
+LETTERS = "u stride, d dilation, a padding"
+
+
+def add_to(commands: argparse._SubParsersAction) -> None:
+    """Register the command and its three kinds of problem."""
+    parser = commands.add_parser("explain", help="one problem: its floor, every candidate kernel, the plan")
+    kinds = parser.add_subparsers(title="problems", metavar="KIND", required=True)
+    conv = kinds.add_parser("conv", help="a convolution")
+    _add_common(conv, ("fprop", "dgrad", "wgrad", "bgrad"))
+    conv.add_argument("--k", type=int, default=64, metavar="K", help="output channels (default 64)")
+    conv.add_argument("--groups", type=int, default=1)
+    conv.add_argument("--bias", action="store_true", help="fprop adds a bias")
+    conv.set_defaults(kind="conv", build=_conv_plan)
+    for name, kind, passes in (("max_pool", "max", ("fprop", "dgrad", "gather")), ("avg_pool", "average", ("fprop", "dgrad"))):
+        pool = kinds.add_parser(name, help=f"{kind} pooling")
+        _add_common(pool, passes)
+        pool.add_argument("--ceil-mode", action="store_true", help="a last window may hang over the edge")
+        if kind == "average":
+            pool.add_argument("--count-exclude-pad", action="store_true", help="padding does not count in the divisor")
+            pool.add_argument("--divisor", type=int, metavar="M", help="divide every window by M")
+        pool.set_defaults(kind=kind, build=_pool_plan)
+
+
+def _add_common(parser: argparse.ArgumentParser, passes: tuple[str, ...]) -> None:
+    parser.set_defaults(run=run)
+    add = parser.add_argument
+    add("--n", type=int, default=8, metavar="N", help="batch (default 8)")
+    add("--c", type=int, default=64, metavar="C", help="input channels (default 64)")
+    add("--size", type=_extents, default=[56], metavar="H[xW]", help="input size, one number or one an axis (default 56)")
+    add("--kernel", type=_extents, default=[3], metavar="R[xS]", help="window size (default 3)")
+    add("--stride", type=_extents, metavar="U", help="default 1 for conv, the window for pooling")
+    add("--padding", type=_extents, default=[0], metavar="A", help="default 0")
+    add("--dilation", type=_extents, default=[1], metavar="D", help="default 1")
+    add("--rank", type=int, choices=(1, 2, 3), default=2, help="spatial dimensions (default 2)")
+    add("--dtype", choices=DTYPES, default="float32")
+    add("--layout", choices=("nchw", "nhwc"), default="nchw")
+    add("--pass", dest="pass_", choices=passes, default="fprop")
+    add("--backend", choices=tuple(MODULES), default="cpu")
+    add("--only", default="", metavar="NAME", help="ask for this entry of the kernel table")
+    add("--threads", type=int, default=0, help="CPU threads (default: all)")
+    add("--workspace-limit", type=int, default=-1, metavar="BYTES", help="default: none")
+
+
+def _extents(text: str) -> list[int]:
+    if not re.fullmatch(r"\d+([x×,]\d+){0,2}", text):
+        raise argparse.ArgumentTypeError(f"expected a size such as 3, 3x5 or 8x56x56, got {text!r}")
+    return [int(part) for part in re.split("[x×,]", text)]
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the page; the exit status is 2 where the problem itself is impossible."""
+    module = backend_module(options.backend)
+    try:
+        plan = options.build(module, options)
+    except RuntimeError as error:  # the core's message names the argument, or lists each kernel's refusal
+        raise CommandError(str(error), status=2) from None
+    print(page(plan, options.kind, options.backend))
+    return 0
+
+
+def _geometry(options: argparse.Namespace) -> dict[str, Any]:
+    def axes(name: str, values: list[int]) -> list[int]:
+        if len(values) not in (1, options.rank):
+            raise CommandError(f"--{name}: expected 1 or {options.rank} numbers, got {len(values)}", status=2)
+        return values * options.rank if len(values) == 1 else values
+
+    default_stride = [1] if options.kind == "conv" else options.kernel
+    return {
+        "n": options.n,
+        "c": options.c,
+        "input": axes("size", options.size),
+        "stride": axes("stride", options.stride or default_stride),
+        "padding": axes("padding", options.padding),
+        "dilation": axes("dilation", options.dilation),
+        "dtype": options.dtype,
+        "layout": options.layout,
+        ("filter" if options.kind == "conv" else "window"): axes("kernel", options.kernel),
+    }
+
+
+def _plan_options(options: argparse.Namespace) -> dict[str, Any]:
+    return {"kernel": options.only, "workspace_limit": options.workspace_limit, "threads": options.threads}
+
+
+def _conv_plan(module: ModuleType, options: argparse.Namespace) -> Any:
+    problem = module.ConvProblem(**_geometry(options), k=options.k, groups=options.groups)
+    return module.conv_plan(problem, options.pass_, bias=options.bias, **_plan_options(options))
+
+
+def _pool_plan(module: ModuleType, options: argparse.Namespace) -> Any:
+    average = {}
+    if options.kind == "average":
+        average = {"count_include_pad": not options.count_exclude_pad, "divisor_override": options.divisor}
+    problem = module.PoolProblem(kind=options.kind, **_geometry(options), ceil_mode=options.ceil_mode, **average)
+    # Training's forward: the winners are kept for the backward.
+    return module.pool_plan(problem, options.pass_, offsets=options.kind == "max", **_plan_options(options))
+
+
+def page(plan: Any, kind: str, backend: str) -> str:
+    """The page about ``plan`` (a ConvPlan or PoolPlan of any backend) for a problem of ``kind`` conv, max or average."""
+    sections = [
+        f"{plan.pass_} of {plan.problem!r}",
+        _heading("What is computed") + _formula(plan, kind),
+        _heading("The floor") + _floor(plan, backend),
+        _heading(f"The candidates of backend {backend}") + _candidates(plan, backend),
+        _heading("The plan") + _choice(plan),
+    ]
+    return "\n\n".join(sections)
+
+
+def _heading(title: str) -> str:
+    return f"{title}\n{'─' * len(title)}\n"
+
+
+def _formula(plan: Any, kind: str) -> str:
+    problem = plan.problem
+    lines = [f"  {FORMULAS[kind, plan.pass_]}"]
+    if problem.rank != 2:
+        lines[0] += f"   (two axes shown, the problem has {problem.rank})"
+    lines.append(f"  with {LETTERS}; layout {problem.layout}, {problem.dtype}")
+    rows = [
+        [name, units.extents(shape), units.si(_product(shape) * BYTES[problem.dtype], "B")]
+        for name, shape in _tensors(problem, kind)
+    ]
+    lines.append(units.table(rows, indent="    ", right=frozenset({2})))
+    if kind == "conv" and plan.pass_ != "bgrad":
+        lines.append(_as_gemm(problem, plan.pass_))
+    return "\n".join(lines)
+
+
+def _tensors(problem: Any, kind: str) -> list[tuple[str, list[int]]]:
+    if kind == "conv":
+        return [
+            ("x, gx", [problem.n, problem.c, *problem.input]),
+            ("w, gw", [problem.k, problem.c // problem.groups, *problem.filter]),
+            ("y, gy", [problem.n, problem.k, *problem.output]),
+        ]
+    return [("x, gx", [problem.n, problem.c, *problem.input]), ("y, gy", [problem.n, problem.c, *problem.output])]
+
+
+def _as_gemm(problem: Any, pass_: str) -> str:
+    c, k = problem.c // problem.groups, problem.k // problem.groups
+    taps, positions = _product(problem.filter), problem.n * _product(problem.output)
+    rows, columns, depth = {
+        "fprop": (positions, k, c * taps),
+        "dgrad": (problem.n * _product(problem.input), c, k * taps),
+        "wgrad": (k, c * taps, positions),
+    }[pass_]
+    repeated = f"{problem.groups} groups, each " if problem.groups > 1 else ""
+    return f"  As a matrix product: {repeated}({rows} × {depth}) · ({depth} × {columns}), reduced over {depth}."
+
+
+def _product(values: list[int]) -> int:
+    result = 1
+    for value in values:
+        result *= value
+    return result
+
+
+def _machine(plan: Any, backend: str) -> machine.Machine:
+    return machine.cpu(plan.problem.dtype) if backend == "cpu" else machine.gpu(plan.problem.dtype)
+
+
+def _floor(plan: Any, backend: str) -> str:
+    flops, traffic = plan.problem.flops(plan.pass_), plan.problem.bytes(plan.pass_)
+    peak = _machine(plan, backend)
+    floor = peak.floor(flops, traffic)
+    balance = peak.flops_per_second / peak.bytes_per_second
+    rates = f"{units.si(peak.flops_per_second, 'FLOP/s')} and {units.si(peak.bytes_per_second, 'B/s')}"
+    return "\n".join(
+        [
+            f"  work     {units.si(flops, 'FLOP')}, a multiply-add counted as two",
+            f"  traffic  {units.si(traffic, 'B')}: each operand read once, the result written once",
+            f"  ratio    {units.significant(flops / traffic if traffic else 0)} FLOP/B; the machine balances at "
+            f"{units.significant(balance)}, so this is {floor.bound}-bound",
+            f"  machine  {peak.name}: {rates} ({peak.source})",
+            f"  floor    {units.microseconds(floor.microseconds)}, the larger of arithmetic "
+            f"{units.microseconds(floor.arithmetic)} and memory {units.microseconds(floor.memory)}",
+        ]
+    )
+
+
+def _candidates(plan: Any, backend: str) -> str:
+    floor = _machine(plan, backend).floor(plan.problem.flops(plan.pass_), plan.problem.bytes(plan.pass_)).microseconds
+    rows = [["", "kernel", "predicted", "× floor"]]
+    refusals = []
+    for candidate in sorted(plan.candidates, key=lambda c: (not c.accepted, c.cost.microseconds)):
+        if not candidate.accepted:
+            refusals.append(candidate)
+            continue
+        over = units.significant(candidate.cost.microseconds / floor) if floor else ""
+        mark = "→" if candidate.kernel == plan.kernel else ""
+        rows.append([mark, candidate.kernel, units.microseconds(candidate.cost.microseconds), over])
+    text = "  Accepted, cheapest first by the planner's cost model:\n"
+    text += units.table(rows, indent="  ", right=frozenset({2, 3}))
+    if refusals:
+        text += "\n  Refused:"
+        width = max(len(candidate.kernel) for candidate in refusals)
+        for candidate in refusals:
+            start = f"    {candidate.kernel.ljust(width)}  "
+            text += "\n" + textwrap.fill(candidate.reason, 110, initial_indent=start, subsequent_indent=" " * len(start))
+    return text
+
+
+def _choice(plan: Any) -> str:
+    lines = [f"  {plan.kernel}" + (f": {plan.detail}" if plan.detail else "")]
+    if plan.is_aten:
+        lines[0] += ": PyTorch's own operator, called by fastconv"
+    lines.append(f"  workspace {units.si(plan.workspace_bytes, 'B')}")
+    return "\n".join(lines)

@@ -1,0 +1,92 @@
+"""What a machine can do at best, and the least time that a piece of work takes on it.
+
+Two times bound every kernel from below: its floating-point operations over the rate of the arithmetic unit, and its
+compulsory traffic (each operand read once, each result written once) over the memory bandwidth. The larger is the floor.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The two bounds in microseconds; the larger one is the floor."""
+
+    arithmetic: float
+    memory: float
+
+    @property
+    def microseconds(self) -> float:
+        """The least time that the work can take."""
+        return max(self.arithmetic, self.memory)
+
+    @property
+    def bound(self) -> str:
+        """What holds the work back: ``"arithmetic"`` or ``"memory"``."""
+        return "arithmetic" if self.arithmetic >= self.memory else "memory"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Peak rates: ``flops_per_second`` at one dtype, ``bytes_per_second`` to and from main memory."""
+
+    name: str
+    flops_per_second: float
+    bytes_per_second: float
+    source: str  # where the rates come from: a datasheet, or measured here and now
+
+    def floor(self, flops: float, traffic: float) -> Floor:
+        """The floor of ``flops`` operations that move ``traffic`` bytes."""
+        return Floor(flops / self.flops_per_second * 1e6, traffic / self.bytes_per_second * 1e6)
+
+
+# Dense FLOP/s without sparsity, by dtype: NVIDIA H100 and H200 datasheets, SXM parts. float32 is the plain FFMA rate
+# ("ieee"; tf32 tensor cores reach 495e12), float64 the tensor cores' rate.
+_HOPPER = {"float64": 67e12, "float32": 67e12, "float16": 989e12, "bfloat16": 989e12}
+_DATASHEETS = {"H100": (_HOPPER, 3.35e12), "H200": (_HOPPER, 4.8e12)}
+
+
+def gpu(dtype: str, device_name: str = "NVIDIA H100") -> Machine:
+    """The GPU called ``device_name``: from its datasheet if it is a known one, otherwise measured."""
+    for model, (rates, bandwidth) in _DATASHEETS.items():
+        if model in device_name:
+            return Machine(f"{model} SXM", rates[dtype], bandwidth, "datasheet")
+    return _measured(device_name, dtype, "cuda")
+
+
+def cpu(dtype: str) -> Machine:
+    """This CPU with torch's current number of threads, measured once: a matrix product and a copy, best of a few.
+
+    The 16-bit dtypes get float32's rate, because they are computed in float32.
+    """
+    computed_in = "float64" if dtype == "float64" else "float32"
+    return _measured(f"this CPU, {torch.get_num_threads()} threads", computed_in, "cpu")
+
+
+@lru_cache
+def _measured(name: str, dtype: str, device: str) -> Machine:
+    side = 768 if device == "cpu" else 8192
+    a = torch.randn(side, side, device=device).to(getattr(torch, dtype))
+    product = torch.empty_like(a)
+    source = torch.ones((32 if device == "cpu" else 512) << 20, dtype=torch.uint8, device=device)
+    target = torch.zeros_like(source)
+    flops = 2 * side**3 / _best_seconds(lambda: torch.mm(a, a, out=product), device)
+    bandwidth = 2 * source.numel() / _best_seconds(lambda: target.copy_(source), device)
+    return Machine(name, flops, bandwidth, "a matrix product and a copy, measured just now")
+
+
+def _best_seconds(work: Callable[[], object], device: str, rounds: int = 6) -> float:
+    best = float("inf")
+    for _ in range(rounds):
+        start = time.perf_counter()
+        work()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return best
