@@ -1,7 +1,7 @@
 """What a machine can do at best, and the least time that a piece of work takes on it.
 
-Two times bound every kernel from below: its floating-point operations over the rate of the arithmetic unit, and its
-compulsory traffic (each operand read once, each result written once) over the memory bandwidth. The larger is the floor.
+Two times bound every kernel from below: its floating-point operations over the arithmetic rate, and its compulsory
+traffic (each operand read once, each result written once) over the memory bandwidth. The larger is the floor.
 """
 
 from __future__ import annotations

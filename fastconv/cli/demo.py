@@ -25,8 +25,14 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     add("--epochs", type=_positive, help=f"default {FULL[0]}; {EMULATED[0]} on the emulator")
     add("--batch-size", type=_positive, default=32)
     add("--seed", type=int, default=0)
+    add("--kernel", default="native", metavar="NAME", help="use this kernel where it can; auto: as the planner likes")
     add("--quick", action="store_true", help="a few seconds: fewer digits and epochs, and a lower bar")
-    add("--threshold", type=float, metavar="ACCURACY", help="exit status 1 below this test accuracy (default: as the run)")
+    add(
+        "--threshold",
+        type=float,
+        metavar="ACCURACY",
+        help="exit status 1 below this test accuracy",
+    )
     add("--out", type=Path, default=Path("out"), metavar="DIR", help="where demo.png goes (default out)")
     add("--json", action="store_true", help="write the figures to DIR/demo.json")
     parser.set_defaults(run=run)
@@ -51,6 +57,7 @@ def run(options: argparse.Namespace) -> int:
     figures = demo.run(
         demo.Settings(
             backend=backend,
+            kernel=None if options.kernel == "auto" else options.kernel,
             epochs=options.epochs or epochs,
             batch_size=options.batch_size,
             seed=options.seed,

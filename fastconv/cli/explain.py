@@ -12,15 +12,19 @@ from types import ModuleType
 from typing import Any
 
 from fastconv import machine
+from fastconv.backends import backends
 from fastconv.cli import units
-from fastconv.cli.errors import MODULES, CommandError, backend_module
+from fastconv.cli.errors import CommandError, backend_module
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 FORMULAS = {
     ("conv", "fprop"): "y[n,k,p,q] = b[k] + Σ_crs  x[n, c, p·u + r·d − a, q·u + s·d − a] · w[k,c,r,s]",
-    ("conv", "dgrad"): "gx[n,c,h,w] = Σ_krs  gy[n, k, (h + a − r·d)/u, (w + a − s·d)/u] · w[k,c,r,s]   (whole quotients only)",
+    (
+        "conv",
+        "dgrad",
+    ): "gx[n,c,h,w] = Σ_krs  gy[n, k, (h + a − r·d)/u, (w + a − s·d)/u] · w[k,c,r,s]   (whole quotients)",
     ("conv", "wgrad"): "gw[k,c,r,s] = Σ_npq  x[n, c, p·u + r·d − a, q·u + s·d − a] · gy[n,k,p,q]",
     ("conv", "bgrad"): "gb[k] = Σ_npq  gy[n,k,p,q]",
     ("max", "fprop"): "y[n,c,p,q] = max_rs  x[n, c, p·u + r·d − a, q·u + s·d − a]",
@@ -42,7 +46,8 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     conv.add_argument("--groups", type=int, default=1)
     conv.add_argument("--bias", action="store_true", help="fprop adds a bias")
     conv.set_defaults(kind="conv", build=_conv_plan)
-    for name, kind, passes in (("max_pool", "max", ("fprop", "dgrad", "gather")), ("avg_pool", "average", ("fprop", "dgrad"))):
+    pools = ("max_pool", "max", ("fprop", "dgrad", "gather")), ("avg_pool", "average", ("fprop", "dgrad"))
+    for name, kind, passes in pools:
         pool = kinds.add_parser(name, help=f"{kind} pooling")
         _add_common(pool, passes)
         pool.add_argument("--ceil-mode", action="store_true", help="a last window may hang over the edge")
@@ -57,7 +62,7 @@ def _add_common(parser: argparse.ArgumentParser, passes: tuple[str, ...]) -> Non
     add = parser.add_argument
     add("--n", type=int, default=8, metavar="N", help="batch (default 8)")
     add("--c", type=int, default=64, metavar="C", help="input channels (default 64)")
-    add("--size", type=_extents, default=[56], metavar="H[xW]", help="input size, one number or one an axis (default 56)")
+    add("--size", type=_extents, default=[56], metavar="H[xW]", help="input size, also as 56x28 (default 56)")
     add("--kernel", type=_extents, default=[3], metavar="R[xS]", help="window size (default 3)")
     add("--stride", type=_extents, metavar="U", help="default 1 for conv, the window for pooling")
     add("--padding", type=_extents, default=[0], metavar="A", help="default 0")
@@ -66,7 +71,7 @@ def _add_common(parser: argparse.ArgumentParser, passes: tuple[str, ...]) -> Non
     add("--dtype", choices=DTYPES, default="float32")
     add("--layout", choices=("nchw", "nhwc"), default="nchw")
     add("--pass", dest="pass_", choices=passes, default="fprop")
-    add("--backend", choices=tuple(MODULES), default="cpu")
+    add("--backend", choices=tuple(backends()), default="cpu")
     add("--only", default="", metavar="NAME", help="ask for this entry of the kernel table")
     add("--threads", type=int, default=0, help="CPU threads (default: all)")
     add("--workspace-limit", type=int, default=-1, metavar="BYTES", help="default: none")
@@ -128,7 +133,7 @@ def _pool_plan(module: ModuleType, options: argparse.Namespace) -> Any:
 
 
 def page(plan: Any, kind: str, backend: str) -> str:
-    """The page about ``plan`` (a ConvPlan or PoolPlan of any backend) for a problem of ``kind`` conv, max or average."""
+    """The page about ``plan``, a ConvPlan or PoolPlan of any backend; ``kind`` is conv, max or average."""
     sections = [
         f"{plan.pass_} of {plan.problem!r}",
         _heading("What is computed") + _formula(plan, kind),
@@ -229,7 +234,8 @@ def _candidates(plan: Any, backend: str) -> str:
         width = max(len(candidate.kernel) for candidate in refusals)
         for candidate in refusals:
             start = f"    {candidate.kernel.ljust(width)}  "
-            text += "\n" + textwrap.fill(candidate.reason, 110, initial_indent=start, subsequent_indent=" " * len(start))
+            rest = " " * len(start)
+            text += "\n" + textwrap.fill(candidate.reason, 110, initial_indent=start, subsequent_indent=rest)
     return text
 
 

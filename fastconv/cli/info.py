@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -12,8 +10,9 @@ from typing import Any
 
 import torch
 
+import fastconv
+from fastconv.backends import Backend
 from fastconv.cli import units
-from fastconv.cli.errors import MODULES, why_missing
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
@@ -32,24 +31,20 @@ def run(options: argparse.Namespace) -> int:
 
 def gather() -> dict[str, Any]:
     """Everything that the report says, as plain data: ``versions``, ``machine`` and ``backends``."""
-    return {"versions": versions(), "machine": machine(), "backends": {name: backend(name) for name in MODULES}}
+    return {
+        "versions": versions(),
+        "machine": machine(),
+        "backends": {name: describe(each) for name, each in fastconv.backends().items()},
+    }
 
 
 def versions() -> dict[str, str]:
     """The versions that a bug report needs."""
-    found = {"fastconv": fastconv_version(), "torch": torch.__version__, "python": platform.python_version()}
+    found = {"fastconv": fastconv.__version__, "torch": torch.__version__, "python": platform.python_version()}
     found["torch built for CUDA"] = torch.version.cuda or "no (a CPU build)"
     if torch.backends.cudnn.is_available():
         found["cuDNN"] = str(torch.backends.cudnn.version())
     return found
-
-
-def fastconv_version() -> str:
-    """The installed version, or what to call a tree that runs in place."""
-    try:
-        return importlib.metadata.version("fastconv")
-    except importlib.metadata.PackageNotFoundError:
-        return "run from a source tree, not installed"
 
 
 def machine() -> dict[str, str]:
@@ -66,19 +61,14 @@ def machine() -> dict[str, str]:
     return facts
 
 
-def backend(name: str) -> dict[str, Any]:
+def describe(backend: Backend) -> dict[str, Any]:
     """One backend: whether it can run here and if not why, its devices, details and kernel tables."""
-    try:
-        module = importlib.import_module(f"fastconv.{MODULES[name]}")
-    except ImportError as error:
-        return {"available": False, "reason": why_missing(name, error), "devices": [], "details": {}, "kernels": {}}
-    facts = module.info()
     return {
-        "available": facts["available"],
-        "reason": facts["reason"],
-        "devices": facts["devices"],
-        "details": facts["details"],
-        "kernels": {"conv": dict(module.conv_kernels()), "pool": dict(module.pool_kernels())},
+        "available": backend.available,
+        "reason": backend.reason,
+        "devices": backend.devices,
+        "details": backend.details,
+        "kernels": {operation: dict(backend.kernels(operation)) for operation in ("conv", "pool")},
     }
 
 
@@ -100,7 +90,8 @@ def _render_backend(name: str, facts: dict[str, Any]) -> list[str]:
     rows = [[key, value] for key, value in details.items() if value]
     if rows:
         lines.append(units.table(rows))
-    for operator, kernels in facts["kernels"].items():
-        rows = [[kernel, summary] for kernel, summary in kernels.items()]
-        lines += [f"  {operator} kernels", units.table(rows, indent="    ")]
+    for operation, kernels in facts["kernels"].items():
+        if kernels:
+            rows = [[kernel, summary] for kernel, summary in kernels.items()]
+            lines += [f"  {operation} kernels", units.table(rows, indent="    ")]
     return lines

@@ -37,6 +37,7 @@ def table(rows: list[list[str]], indent: str = "  ", right: frozenset[int] = fro
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
-        cells = [cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths))]
+        sized = enumerate(zip(row, widths, strict=True))
+        cells = [cell.rjust(width) if column in right else cell.ljust(width) for column, (cell, width) in sized]
         lines.append((indent + "  ".join(cells)).rstrip())
     return "\n".join(lines)

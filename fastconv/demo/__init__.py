@@ -1,10 +1,10 @@
 """LeNet-5 on real digits, trained side by side through fastconv, torch.nn and (as the control) torch.nn in float64.
 
-    lenet.py     the net and the data
-    training.py  the race: same start, same batches, the differences at every step
-    kernels.py   which kernel ran each layer
-    report.py    what is printed
-    figure.py    the picture
+lenet.py     the net and the data
+training.py  the race: same start, same batches, the differences at every step
+kernels.py   which kernel ran each layer
+report.py    what is printed
+figure.py    the picture
 """
 
 from __future__ import annotations
@@ -29,9 +29,14 @@ from fastconv.demo.training import Contestant, Race
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is. ``train_count`` limits the training digits (None: all); ``threshold`` is the accuracy to reach."""
+    """What a run is.
+
+    ``kernel`` is given to ``fastconv.use_kernel``: "native" keeps PyTorch's operators out of fastconv's net.
+    ``train_count`` limits the training digits (None: all); ``threshold`` is the accuracy to reach.
+    """
 
     backend: str
+    kernel: str | None
     epochs: int
     batch_size: int
     seed: int
@@ -55,7 +60,8 @@ def run(settings: Settings) -> dict[str, Any]:
     title = f"LeNet-5 on handwritten digits, {len(data.train_labels)} to train and {len(data.test_labels)} held out"
     console.print(f"[bold]{title}[/]; backend {settings.backend}", highlight=False)
     # tf32 would hide in its rounding the very differences that the demo is about.
-    with torch.backends.cudnn.flags(allow_tf32=False), fastconv.use_backend(settings.backend):
+    exact = torch.backends.cudnn.flags(allow_tf32=False)
+    with exact, fastconv.use_backend(settings.backend), fastconv.use_kernel(settings.kernel):
         kernels = kernels_of(race["fastconv"].model, data.train_images[: settings.batch_size])
         _train(console, race, data, settings)
     picture = settings.out / "demo.png"
@@ -90,12 +96,14 @@ def _race(settings: Settings) -> Race:
 
 
 def _train(console: Console, race: Race, data: Digits, settings: Settings) -> None:
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    steps = -(-len(data.train_labels) // settings.batch_size)
+    times = TimeElapsedColumn(), TimeRemainingColumn()
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times
     with Progress(*columns, console=console, transient=True) as progress:
-        steps = -(-len(data.train_labels) // settings.batch_size)
         bar = progress.add_task("steps", total=settings.epochs * steps)
         report.epoch_header(progress.console)
-        for epoch in race.train(data, settings.epochs, settings.batch_size, settings.seed, lambda: progress.advance(bar)):
+        schedule = settings.epochs, settings.batch_size, settings.seed
+        for epoch in race.train(data, *schedule, advance=lambda: progress.advance(bar)):
             report.epoch_line(progress.console, race, epoch)
 
 
@@ -103,6 +111,7 @@ def _figures(race: Race, settings: Settings, kernels: list[Any]) -> dict[str, An
     accuracy = {each.name: each.accuracies[-1] for each in race.contestants}
     return {
         "backend": settings.backend,
+        "kernel": settings.kernel,
         "epochs": settings.epochs,
         "batch_size": settings.batch_size,
         "seed": settings.seed,

@@ -16,6 +16,9 @@ from matplotlib.figure import SubFigure
 from fastconv.demo.training import Race
 
 OURS, THEIRS, TRUTH = "#0b6e99", "#e07a1f", "#777777"
+# Where the two nets agree their curves coincide: torch's is drawn broad, fastconv's thin and on top of it.
+UNDER = {"color": THEIRS, "linewidth": 5, "alpha": 0.5}
+OVER = {"color": OURS, "linewidth": 1.6, "marker": "o", "markersize": 4}
 STYLE = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -49,8 +52,8 @@ def _losses(axes: Axes, race: Race) -> None:
     steps = np.arange(1, len(ours.losses) + 1)
     epochs = np.arange(1, len(ours.epoch_losses) + 1) * len(steps) / len(ours.epoch_losses)
     axes.semilogy(steps, ours.losses, color=OURS, alpha=0.25, linewidth=0.8)
-    axes.semilogy(epochs, theirs.epoch_losses, color=THEIRS, linewidth=5, alpha=0.5, label="torch.nn, mean of an epoch")
-    axes.semilogy(epochs, ours.epoch_losses, color=OURS, linewidth=1.6, marker="o", markersize=4, label="fastconv, the same")
+    axes.semilogy(epochs, theirs.epoch_losses, **UNDER, label="torch.nn, mean of an epoch")
+    axes.semilogy(epochs, ours.epoch_losses, **OVER, label="fastconv, the same")
     axes.set(title="Training loss", xlabel="step", ylabel="cross entropy")
     axes.legend()
 
@@ -58,8 +61,8 @@ def _losses(axes: Axes, race: Race) -> None:
 def _accuracies(axes: Axes, race: Race) -> None:
     ours, theirs = race["fastconv"], race["torch.nn"]
     epochs = np.arange(1, len(ours.accuracies) + 1)
-    axes.plot(epochs, theirs.accuracies, color=THEIRS, linewidth=5, alpha=0.5, label="torch.nn")
-    axes.plot(epochs, ours.accuracies, color=OURS, linewidth=1.6, marker="o", markersize=4, label="fastconv")
+    axes.plot(epochs, theirs.accuracies, **UNDER, label="torch.nn")
+    axes.plot(epochs, ours.accuracies, **OVER, label="fastconv")
     axes.set(title="Accuracy on the held-out digits", xlabel="epoch", ylabel="accuracy")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.annotate(
@@ -71,7 +74,8 @@ def _accuracies(axes: Axes, race: Race) -> None:
 
 def _filters(figure: SubFigure, race: Race) -> None:
     """Each net's six 5×5 filters, and their difference on a scale of its own, which the row's name tells."""
-    ours, theirs = (race[name].model.c1.weight.detach().cpu().double().numpy()[:, 0] for name in ("fastconv", "torch.nn"))
+    weights = (race[name].model.c1.weight for name in ("fastconv", "torch.nn"))
+    ours, theirs = (weight.detach().cpu().double().numpy()[:, 0] for weight in weights)
     apart = ours - theirs
     scale, tiny = np.abs(theirs).max(), max(np.abs(apart).max(), 1e-30)
     figure.suptitle("First-layer filters (C1)", x=0.01, ha="left", fontsize=11, fontweight="bold")
@@ -97,5 +101,3 @@ def _differences(axes: Axes, race: Race) -> None:
         axes.semilogy(np.arange(1, len(values) + 1), values, color=color, linewidth=width, alpha=alpha, label=label)
     axes.set(title="Largest relative difference of a parameter", xlabel="step", ylabel="max |a − b| / max |b|")
     axes.legend(loc="lower right")
-
-

@@ -51,8 +51,15 @@ def _row(name: str, module: nn.Module, x: Tensor, needs_input_gradient: bool) ->
 
     return LayerKernels(
         name,
-        repr(module),
+        _describe(module),
         kernel("fprop"),
         kernel("dgrad") if needs_input_gradient else "",
         kernel("wgrad") if isinstance(module, nn.Conv2d) else "",
     )
+
+
+def _describe(module: nn.Module) -> str:
+    rows, columns = torch.nn.modules.utils._pair(module.kernel_size)
+    if isinstance(module, nn.Conv2d):
+        return f"conv {rows}×{columns}, {module.in_channels} → {module.out_channels}"
+    return f"{'max' if isinstance(module, nn.MaxPool2d) else 'average'} pool {rows}×{columns}"

@@ -14,8 +14,10 @@ class LeNet5(nn.Module):
     """The paper's C1 to F6 and a linear output, on 32×32 images; S2 subsamples by maximum, S4 by mean as in the paper.
 
     The activation is the paper's tanh, and not for nostalgia: the demo compares two trainings step by step, and each
-    kink of a ReLU turns a last-bit difference into a jump that training then amplifies. ``layers`` supplies Conv2d, MaxPool2d and AvgPool2d: ``torch.nn`` or ``fastconv.nn``. Input [N, 1, 32, 32],
-    output [N, 10] logits. Both versions have the same ``state_dict``.
+    kink of a ReLU turns a last-bit difference into a jump that training then amplifies.
+
+    ``layers`` supplies Conv2d, MaxPool2d and AvgPool2d: ``torch.nn`` or ``fastconv.nn``; the ``state_dict`` is the
+    same. Input [N, 1, 32, 32], output [N, 10] logits.
     """
 
     def __init__(self, layers: ModuleType):

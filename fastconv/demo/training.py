@@ -1,12 +1,10 @@
-"""Training several copies of one net side by side: the same start, the same batches, their differences at every step."""
+"""Training copies of one net side by side: the same start, the same batches, the differences at every step."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import ContextManager
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +17,10 @@ LEARNING_RATE, MOMENTUM, SHIFT = 0.05, 0.9, 2
 
 @dataclass
 class Contestant:
-    """One net in training. ``context()`` is entered around each of its steps (it chooses the backend)."""
+    """One net in training, and its record."""
 
     name: str
     model: nn.Module
-    context: Callable[[], ContextManager] = nullcontext
     seconds: float = 0.0  # in its training steps alone
     losses: list[float] = field(default_factory=list)  # a step
     epoch_losses: list[float] = field(default_factory=list)  # the mean of an epoch's steps
@@ -47,10 +44,9 @@ class Contestant:
         images = images.to(self.dtype)
         _synchronize(images)
         start = time.perf_counter()
-        with self.context():
-            loss = F.cross_entropy(self.model(images), labels)
-            self.optimizer.zero_grad()
-            loss.backward()
+        loss = F.cross_entropy(self.model(images), labels)
+        self.optimizer.zero_grad()
+        loss.backward()
         self.optimizer.step()
         _synchronize(images)
         self.seconds += time.perf_counter() - start
@@ -60,8 +56,7 @@ class Contestant:
     @torch.no_grad()
     def evaluate(self, images: Tensor, labels: Tensor) -> float:
         """Accuracy on ``images``, recorded."""
-        with self.context():
-            right = self.model(images.to(self.dtype)).argmax(1) == labels
+        right = self.model(images.to(self.dtype)).argmax(1) == labels
         self.accuracies.append(right.double().mean().item())
         return self.accuracies[-1]
 
