@@ -24,7 +24,7 @@ FORMULAS = {
     (
         "conv",
         "dgrad",
-    ): "gx[n,c,h,w] = Σ_krs  gy[n, k, (h + a − r·d)/u, (w + a − s·d)/u] · w[k,c,r,s]   (whole quotients)",
+    ): "gx[n,c,h,w] = Σ_krs  gy[n, k, (h + a − r·d)/u, (w + a − s·d)/u] · w[k,c,r,s]   (if whole)",
     ("conv", "wgrad"): "gw[k,c,r,s] = Σ_npq  x[n, c, p·u + r·d − a, q·u + s·d − a] · gy[n,k,p,q]",
     ("conv", "bgrad"): "gb[k] = Σ_npq  gy[n,k,p,q]",
     ("max", "fprop"): "y[n,c,p,q] = max_rs  x[n, c, p·u + r·d − a, q·u + s·d − a]",
@@ -40,7 +40,8 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     """Register the command and its three kinds of problem."""
     parser = commands.add_parser("explain", help="one problem: its floor, every candidate kernel, the plan")
     kinds = parser.add_subparsers(title="problems", metavar="KIND", required=True)
-    conv = kinds.add_parser("conv", help="a convolution")
+    # No abbreviations: --k would pass for --kernel where there is no --k.
+    conv = kinds.add_parser("conv", help="a convolution", allow_abbrev=False)
     _add_common(conv, ("fprop", "dgrad", "wgrad", "bgrad"))
     conv.add_argument("--k", type=int, default=64, metavar="K", help="output channels (default 64)")
     conv.add_argument("--groups", type=int, default=1)
@@ -48,7 +49,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     conv.set_defaults(kind="conv", build=_conv_plan)
     pools = ("max_pool", "max", ("fprop", "dgrad", "gather")), ("avg_pool", "average", ("fprop", "dgrad"))
     for name, kind, passes in pools:
-        pool = kinds.add_parser(name, help=f"{kind} pooling")
+        pool = kinds.add_parser(name, help=f"{kind} pooling", allow_abbrev=False)
         _add_common(pool, passes)
         pool.add_argument("--ceil-mode", action="store_true", help="a last window may hang over the edge")
         if kind == "average":

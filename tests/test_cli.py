@@ -1,0 +1,147 @@
+"""``python -m fastconv info`` and ``explain``: what they promise to print, and how they refuse."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastconv
+from fastconv import machine
+from fastconv.cli import main, units
+
+PACKAGE_PARENT = str(Path(fastconv.__file__).parents[1])
+
+
+def explain(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["explain", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_runs_as_a_module():
+    command = [sys.executable, "-m", "fastconv", "--help"]
+    done = subprocess.run(command, cwd=PACKAGE_PARENT, capture_output=True, text=True, check=True)
+    for command in ("demo", "info", "explain"):
+        assert command in done.stdout
+
+
+def test_info_needs_no_extra():
+    """The base install has torch and numpy only."""
+    program = (
+        "import sys; sys.modules.update(dict.fromkeys(['rich', 'sklearn', 'matplotlib', 'typer', 'tabulate']));"
+        "from fastconv.cli import main; main(['info']); main(['explain', 'conv'])"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=PACKAGE_PARENT, capture_output=True, text=True, check=True)
+    assert "backend cpu: ready" in done.stdout and "The plan" in done.stdout
+
+
+def test_info_tells_every_backend_and_kernel(capsys):
+    assert main(["info"]) == 0
+    text = capsys.readouterr().out
+    assert fastconv.__version__ in text
+    for name, backend in fastconv.backends().items():
+        assert f"backend {name}: " + ("ready" if backend.available else f"not available: {backend.reason}") in text
+        for operation in ("conv", "pool"):
+            for kernel, summary in backend.kernels(operation):
+                assert kernel in text and summary in text
+
+
+def test_info_as_json(capsys):
+    assert main(["info", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert set(facts) == {"versions", "machine", "backends"}
+    assert facts["backends"]["cpu"]["available"] and "aten" in facts["backends"]["cpu"]["kernels"]["conv"]
+    assert all(each["available"] or each["reason"] for each in facts["backends"].values())
+
+
+@pytest.mark.parametrize("backend", ["cpu", "emulator", "cuda"])
+@pytest.mark.parametrize(
+    "problem",
+    [
+        *(("conv", "--pass", each, "--padding", "1") for each in ("fprop", "dgrad", "wgrad", "bgrad")),
+        ("conv", "--groups", "64", "--kernel", "7x3", "--padding", "3x1", "--layout", "nhwc"),
+        ("conv", "--rank", "1", "--size", "100", "--dtype", "bfloat16", "--bias"),
+        *(("max_pool", "--pass", each, "--ceil-mode") for each in ("fprop", "dgrad", "gather")),
+        *(("avg_pool", "--pass", each, "--count-exclude-pad", "--padding", "1") for each in ("fprop", "dgrad")),
+    ],
+    ids=" ".join,
+)
+def test_explain_lists_every_candidate(capsys, backend, problem):
+    if fastconv.backends()[backend].module is None:
+        pytest.skip(f"backend {backend}: {fastconv.backends()[backend].reason}")
+    text = explain(capsys, *problem, "--backend", backend)
+    kernels = fastconv.backends()[backend].kernels("conv" if problem[0] == "conv" else "pool")
+    accepted, _, rest = text.partition("The candidates")[2].partition("The plan")
+    for name, _ in kernels:
+        assert name in accepted
+    chosen = rest.splitlines()[2].strip().split(":")[0]
+    assert chosen in dict(kernels) and f"→  {chosen}" in accepted
+    for section in ("What is computed", "The floor", "workspace"):
+        assert section in text
+
+
+def test_explain_gives_the_reason_of_a_refusal(capsys):
+    text = explain(capsys, "conv", "--only", "aten", "--c", "4", "--k", "4", "--size", "8")
+    assert "Refused:" in text and "kernel='aten' was asked for" in text
+
+
+def test_explain_counts_as_the_problem_does(capsys):
+    text = explain(
+        capsys, "conv", "--n", "2", "--c", "3", "--k", "5", "--size", "7x9", "--kernel", "3", "--stride", "2"
+    )
+    assert "(24 × 27) · (27 × 5)" in text  # N·P·Q = 2·3·4, C·R·S = 3·3·3
+    assert "2×3×7×9" in text and "5×3×3×3" in text and "2×5×3×4" in text
+    assert "6.48 kFLOP" in text  # 2 · 2·5·3·4 · 27
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["conv", "--size", "large"], "--size: expected a size such as"),
+        (["conv", "--size", "8x8x8"], "--size: expected 1 or 2 numbers, got 3"),
+        (["conv", "--pass", "sideways"], "--pass: invalid choice"),
+        (["conv", "--kernel", "60"], "weight: kernel size 60x60"),
+        (["conv", "--groups", "3"], "not divisible by groups=3"),
+        (["conv", "--only", "warp_drive"], "'warp_drive' is not in this backend's table"),
+        (["max_pool", "--padding", "2"], "padding: expected at most half"),
+        (["avg_pool", "--divisor", "0"], "divisor_override"),
+        (["max_pool", "--k", "3"], "unrecognized arguments"),
+        ([], "required: KIND"),
+    ],
+)
+def test_explain_refuses_clearly(capsys, arguments, message):
+    try:
+        status = main(["explain", *arguments])
+    except SystemExit as exit_:  # argparse's own errors
+        status = exit_.code
+    error = capsys.readouterr().err
+    assert status == 2 and message in error and "Traceback" not in error
+
+
+def test_missing_backend_is_one_line(capsys, monkeypatch):
+    missing = fastconv.backends()["cpu"].__class__("cuda", None, False, "fastconv._cuda is not built: no nvcc")
+    monkeypatch.setattr("fastconv.cli.errors.backends", lambda: {"cuda": missing})
+    assert main(["explain", "conv", "--backend", "cuda"]) == 1
+    assert capsys.readouterr().err == "fastconv: error: backend cuda: fastconv._cuda is not built: no nvcc\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0 B"), (999, "999 B"), (1234, "1.23 kB"), (45_600_000, "45.6 MB"), (9.999e11, "1.00 TB")]
+)
+def test_si(value, text):
+    assert units.si(value, "B") == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.25, "0.25 µs"), (999.7, "1.00 ms"), (4.56e6, "4.56 s")])
+def test_microseconds(value, text):
+    assert units.microseconds(value) == text
+
+
+def test_floor_is_the_larger_bound():
+    toy = machine.Machine("toy", flops_per_second=1e9, bytes_per_second=1e6, source="made up")
+    assert toy.floor(2e6, 1e3) == machine.Floor(arithmetic=2000.0, memory=1000.0)
+    assert toy.floor(2e6, 1e3).bound == "arithmetic" and toy.floor(2e6, 1e3).microseconds == 2000.0
+    assert toy.floor(1e6, 2e3).bound == "memory"
+    assert machine.gpu("bfloat16", "NVIDIA H200").bytes_per_second > machine.gpu("bfloat16").bytes_per_second
