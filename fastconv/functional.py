@@ -57,7 +57,11 @@ def conv2d(
         What torch.nn.functional.conv2d raises, with a message that names the argument.
     """
     if is_compiling() or not (
-        type(input) in PLAIN and type(weight) in PLAIN and (bias is None or type(bias) in PLAIN) and ordinary()
+        type(input) in PLAIN
+        and type(weight) in PLAIN
+        and (bias is None or type(bias) in PLAIN)
+        and not input.is_mkldnn
+        and ordinary()
     ):
         return elsewhere(conv2d, torch_functional.conv2d, input, weight, bias, stride, padding, dilation, groups)
     if _autocasting():
@@ -124,7 +128,7 @@ def max_pool2d(
         What torch.nn.functional.max_pool2d raises, with a message that names the argument.
     """
     arguments = (kernel_size, stride, padding, dilation, ceil_mode)
-    if is_compiling() or not (type(input) in PLAIN and ordinary()):
+    if is_compiling() or not (type(input) in PLAIN and not input.is_mkldnn and ordinary()):
         return elsewhere(max_pool2d, torch_functional.max_pool2d, input, *arguments, return_indices)
     try:
         key = (
@@ -197,7 +201,7 @@ def avg_pool2d(
         What torch.nn.functional.avg_pool2d raises, with a message that names the argument.
     """
     arguments = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
-    if is_compiling() or not (type(input) in PLAIN and ordinary()):
+    if is_compiling() or not (type(input) in PLAIN and not input.is_mkldnn and ordinary()):
         return elsewhere(avg_pool2d, torch_functional.avg_pool2d, input, *arguments)
     try:
         key = (

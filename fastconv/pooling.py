@@ -213,7 +213,7 @@ class Pooling:
         return getattr(torch.ops.aten, f"avg_pool{self.rank}d_backward")(gy, x, *self._average_arguments())
 
     def _winners(self, offsets: Tensor) -> tuple[Tensor, Tensor]:
-        """(flat index into x's plane of each window's winning tap, whether there is one), both [N, C, outputs]."""
+        """(flat index into x's plane of each window's winning tap, whether there is none), both [N, C, outputs]."""
         taps = offsets.to(torch.int64)
         found = (taps >= 0) & (taps != 255) if offsets.dtype == torch.uint8 else taps >= 0
         rest, index, step = taps, torch.zeros_like(taps), 1
@@ -225,15 +225,17 @@ class Pooling:
             index = index + (first.reshape(shape) + tap) * step
             rest = rest // self.window[axis]
             step *= self.x_shape[2 + axis]
-        return torch.where(found, index, 0).flatten(2), found.flatten(2)
+        return torch.where(found, index, 0).flatten(2), ~found.flatten(2)
 
     def aten_scatter(self, gy: Tensor, offsets: Tensor) -> Tensor:
         """Max-pool's gx by aten::scatter_add."""
-        index, found = self._winners(offsets)
-        flat = gy.new_zeros((*self.x_shape[:2], math.prod(self.x_shape[2:])))
-        return flat.scatter_add(2, index, torch.where(found, gy.flatten(2), 0)).reshape(self.x_shape)
+        index, missing = self._winners(offsets)
+        plane = torch.zeros((*self.x_shape[:2], math.prod(self.x_shape[2:])), dtype=self.dtype, device=self.device)
+        values = gy.reshape(index.shape).masked_fill(missing, 0)
+        return plane.scatter_add(2, index, values).reshape(self.x_shape)
 
     def aten_gather(self, ggx: Tensor, offsets: Tensor) -> Tensor:
         """Max-pool's ggy by aten::gather."""
-        index, found = self._winners(offsets)
-        return torch.where(found, ggx.flatten(2).gather(2, index), 0).reshape(self.y_shape)
+        index, missing = self._winners(offsets)
+        plane = ggx.reshape((*self.x_shape[:2], math.prod(self.x_shape[2:])))
+        return plane.gather(2, index).masked_fill(missing, 0).reshape(self.y_shape)

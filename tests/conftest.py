@@ -24,6 +24,9 @@ from fastconv.convolution import Convolution
 hypothesis_settings.register_profile("fastconv", derandomize=True, deadline=None, max_examples=25)
 hypothesis_settings.load_profile("fastconv")
 
+# Small tensors and, under xdist, a process a core: more threads would only wait for each other.
+torch.set_num_threads(1)
+
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 

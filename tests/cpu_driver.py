@@ -85,9 +85,7 @@ def run_pool(
     """One pass of `case`; returns logical (result, offsets, indices)."""
     name = next(name for name, dtype in DTYPES.items() if dtype == src.dtype)
     problem = _cpu.PoolProblem(**case.arguments(name, layout))
-    plan = _cpu.pool_plan(
-        problem, pass_, kernel=kernel, threads=threads, offsets=want_offsets, indices=want_indices
-    )
+    plan = _cpu.pool_plan(problem, pass_, kernel=kernel, threads=threads, offsets=want_offsets, indices=want_indices)
     small, large = (case.n, case.c, *problem.output), (case.n, case.c, *case.input)
     out = fresh(large if pass_ == "dgrad" else small, layout, src.dtype)
     if want_offsets:
