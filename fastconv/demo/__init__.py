@@ -60,7 +60,7 @@ def run(settings: Settings) -> dict[str, Any]:
     title = f"LeNet-5 on handwritten digits, {len(data.train_labels)} to train and {len(data.test_labels)} held out"
     console.print(f"[bold]{title}[/]; backend {settings.backend}", highlight=False)
     # tf32 would hide in its rounding the very differences that the demo is about.
-    exact = torch.backends.cudnn.flags(allow_tf32=False)
+    exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     with exact, fastconv.use_backend(settings.backend), fastconv.use_kernel(settings.kernel):
         kernels = kernels_of(race["fastconv"].model, data.train_images[: settings.batch_size])
         _train(console, race, data, settings)

@@ -1,0 +1,93 @@
+"""``python -m bench``: time a suite beside torch; ``python -m bench counters``: count what the emulated kernels do."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+import fastconv
+from bench import counters, environment, report, suite
+from bench.cases import LAYOUTS, PASSES
+from bench.layers import SUITES, select
+from fastconv.backends import DTYPES
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the suite, print its table, write its files; the exit status is 1 if nothing could be measured."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments[:1] == ["counters"]:
+        return counters.main(arguments[1:])
+    options = _parser().parse_args(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    if not fastconv.backends()[options.device].available:
+        print(f"bench: error: backend {options.device}: {fastconv.backends()[options.device].reason}", file=sys.stderr)
+        return 1
+    try:
+        layers = select(options.suite, options.layers)
+        fastconv.use_kernel(options.kernel).__exit__()  # only to check the name
+    except ValueError as error:
+        print(f"bench: error: {error}", file=sys.stderr)
+        return 2
+    rows = []
+    for row in suite.run(layers, _options(options)):
+        rows.append(row)
+        print(progress(row), flush=True)
+    facts = environment.describe(options.device)
+    print(f"\n{report.table(rows)}\n")
+    print("\n".join(report.summary(rows)))
+    for path in report.write(rows, facts, options.out):
+        print(path)
+    return 0 if any(row.ratio for row in rows) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="bench", description="Time fastconv beside torch, or `bench counters`.")
+    add = parser.add_argument
+    add("--suite", choices=tuple(SUITES), default="quick")
+    add("--device", choices=("cpu", "cuda"), default="cpu")
+    add("--out", type=Path, default=Path("out/bench"), metavar="DIR", help="default out/bench")
+    add("--layers", default="", metavar="PARTS", help="only layers whose names contain one of these, comma-separated")
+    add("--dtype", choices=tuple(DTYPES.values()), default="float32")
+    add("--passes", type=_subset(PASSES), default=("forward", "backward"), metavar="LIST", help=", ".join(PASSES))
+    add("--layouts", type=_subset(LAYOUTS), default=LAYOUTS, metavar="LIST", help=", ".join(LAYOUTS))
+    add("--kernel", metavar="NAME", help="force this kernel (see fastconv.use_kernel); native: any but PyTorch's")
+    add("--threads", type=int, help="CPU threads of both (default: torch's)")
+    add("--rounds", type=int, default=15, help="interleaved rounds, default 15")
+    return parser
+
+
+def _subset(known: Sequence[str]):
+    def parse(text: str) -> tuple[str, ...]:
+        chosen = tuple(text.split(","))
+        unknown = [each for each in chosen if each not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"expected a list of {', '.join(known)}, got {text!r}")
+        return chosen
+
+    return parse
+
+
+def _options(options: argparse.Namespace) -> suite.Options:
+    return suite.Options(
+        device=options.device,
+        dtype=options.dtype,
+        passes=options.passes,
+        layouts=options.layouts,
+        rounds=options.rounds,
+        kernel=options.kernel,
+    )
+
+
+def progress(row: suite.Row) -> str:
+    """One line while the suite runs."""
+    what = f"{row.layer:26} {row.pass_:8} {row.layout}"
+    return f"{what}  {row.note}" if row.note else f"{what}  {row.ratio:6.2f}×  {row.kernel}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""What a measurement was made on, so that two of them can be compared."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fastconv
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def describe(device: str) -> dict[str, Any]:
+    """Device, versions, threads, commit, date: plain data for the report."""
+    return {
+        "device": device_name(device),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "fastconv": fastconv.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None,
+        },
+        "backend": fastconv.backends()["cuda" if device == "cuda" else "cpu"].details,
+        "allow_tf32": torch.backends.cudnn.allow_tf32 if device == "cuda" else None,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "caches": "cold L2" if device == "cuda" else "warm",
+    }
+
+
+def device_name(device: str) -> str:
+    """The marketing name of the GPU, or of the processor."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    try:
+        models = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        models = []
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def commit() -> str:
+    """The commit of the source tree, with "+" if it was changed since; empty outside of git."""
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def slug(text: str) -> str:
+    """``"NVIDIA H100 80GB HBM3"`` -> ``"nvidia-h100-80gb-hbm3"``: a name for a file."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
