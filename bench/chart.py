@@ -1,4 +1,4 @@
-"""The bar chart of a report: a panel for each pass and layout, a bar for each layer, on a logarithmic scale around 1."""
+"""The bar chart of a report: a panel for each pass and layout, a bar for each layer, logarithmic around 1."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def draw(rows: Sequence[Row], environment: dict[str, Any], path: Path) -> None:
     passes = list(dict.fromkeys(row.pass_ for row in rows))
     layouts = list(dict.fromkeys(row.layout for row in rows))
     ratios = [row.ratio for row in rows if row.ratio]
-    low, high = min([0.8, *ratios]) / 1.25, max([1.25, *ratios]) * 1.6  # room for the figures at the bars' ends
+    low, high = min([0.8, *ratios]) / 1.9, max([1.25, *ratios]) * 1.9  # room for the figures at the bars' ends
     with plt.rc_context(STYLE):
         size = (3.2 + 3.6 * len(layouts), 1.2 + (0.9 + 0.27 * len(layers)) * len(passes))
         figure, grid = plt.subplots(
@@ -49,9 +49,10 @@ def draw(rows: Sequence[Row], environment: dict[str, Any], path: Path) -> None:
                 axes.set_xlim(low, high)
         for axes in grid[-1]:
             axes.set_xlabel("torch's time / fastconv's")
+        threads = environment["threads"]
         figure.suptitle(
             f"fastconv beside torch {environment['versions']['torch']}, {rows[0].dtype}\n"
-            f"{environment['device']}, {environment['threads']} CPU threads",
+            f"{environment['device']}, {threads} CPU thread{'s' * (threads != 1)}",
             x=0.01, ha="left",
         )  # fmt: skip
         figure.savefig(path, dpi=130)

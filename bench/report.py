@@ -75,7 +75,7 @@ def markdown(rows: Sequence[Row], environment: dict[str, Any]) -> str:
         f"# fastconv beside torch on {environment['device']}",
         "",
         f"{environment['date']}, commit {environment['commit'][:12] or 'unknown'}, "
-        f"{environment['threads']} CPU threads, {rows[0].dtype}, {environment['caches']} caches; {versions}.",
+        f"CPU threads: {environment['threads']}, {rows[0].dtype}, {environment['caches']} caches; {versions}.",
         "",
         "`ratio` is torch's time over fastconv's: above 1 fastconv is faster. `error` is the largest error against "
         "float64 over the largest value.",

@@ -36,7 +36,7 @@ class Samples:
 
 
 def measure(calls: Sequence[Call], device: str, rounds: int, budget: float = 4.0) -> list[Samples]:
-    """Time each of ``calls`` for up to ``rounds`` rounds; fewer, but at least 5, if they would exceed ``budget`` seconds."""
+    """Time each of ``calls`` for up to ``rounds`` rounds; on the CPU for fewer, but 5, beyond ``budget`` seconds."""
     return _measure_cuda(calls, rounds) if device == "cuda" else _measure_cpu(calls, rounds, budget)
 
 
