@@ -1,0 +1,123 @@
+"""The layers are torch's own in everything but their forward."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from conftest import Target
+
+import fastconv
+from fastconv import functional, nn
+from fastconv.testing import integer_tensor, random_tensor
+
+CONVS: list[dict[str, Any]] = [
+    {"in_channels": 4, "out_channels": 6, "kernel_size": 3},
+    {"in_channels": 4, "out_channels": 8, "kernel_size": (3, 2), "stride": 2, "padding": (1, 0), "groups": 4},
+    {"in_channels": 4, "out_channels": 6, "kernel_size": (2, 3), "padding": "same", "dilation": 2, "bias": False},
+]
+PADDING_MODES = ["zeros", "reflect", "replicate", "circular"]
+
+
+def twins(ours: type, theirs: type, *args: Any, **kwargs: Any) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """Our layer and torch's with the same parameters."""
+    torch.manual_seed(0)
+    mine = ours(*args, **kwargs)
+    torch.manual_seed(0)
+    torchs = theirs(*args, **kwargs)
+    for a, b in zip(mine.parameters(), torchs.parameters(), strict=True):
+        assert torch.equal(a, b), "initialisation"
+    return mine, torchs
+
+
+@pytest.mark.parametrize("padding_mode", PADDING_MODES)
+@pytest.mark.parametrize("options", CONVS, ids=str)
+@pytest.mark.parametrize("batched", [True, False])
+def test_conv2d(native: Target, options: dict[str, Any], padding_mode: str, batched: bool) -> None:
+    mine, torchs = twins(nn.Conv2d, torch.nn.Conv2d, **options, padding_mode=padding_mode)
+    mine, torchs = mine.to(native.device), torchs.to(native.device)
+    x = random_tensor((2, 4, 7, 8), seed=1, device=native.device)
+    x = (x if batched else x[0]).requires_grad_()
+    results = []
+    for layer in (mine, torchs):
+        y = layer(x)
+        results.append([y, *torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_pools(native: Target) -> None:
+    x = integer_tensor((2, 4, 7, 8), seed=1, device=native.device)
+    for options in ({"kernel_size": 2}, {"kernel_size": 3, "stride": 2, "padding": 1, "ceil_mode": True}):
+        assert torch.equal(nn.MaxPool2d(**options)(x), torch.nn.MaxPool2d(**options)(x))
+        torch.testing.assert_close(nn.AvgPool2d(**options)(x), torch.nn.AvgPool2d(**options)(x))
+    ours = nn.MaxPool2d(2, return_indices=True)(x)
+    theirs = torch.nn.MaxPool2d(2, return_indices=True)(x)
+    assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
+    unpooled = torch.nn.MaxUnpool2d(2)(*ours, output_size=x.shape)
+    assert torch.equal(unpooled, torch.nn.MaxUnpool2d(2)(*theirs, output_size=x.shape))
+
+
+@pytest.mark.parametrize("theirs", list(nn.LAYERS), ids=lambda layer: layer.__name__)
+def test_the_layers_are_torchs(theirs: type[torch.nn.Module]) -> None:
+    ours = nn.LAYERS[theirs]
+    assert issubclass(ours, theirs) and ours.__name__ == theirs.__name__
+    assert inspect.signature(ours.__init__) == inspect.signature(theirs.__init__)
+    arguments = (3, 4, 3) if theirs is torch.nn.Conv2d else (3,)
+    mine, torchs = twins(ours, theirs, *arguments)
+    assert repr(mine) == repr(torchs)
+    assert list(mine.state_dict()) == list(torchs.state_dict())
+    torchs.load_state_dict(mine.state_dict())
+    mine.load_state_dict(torchs.state_dict())
+
+
+@pytest.mark.parametrize("name", ["conv2d", "max_pool2d", "avg_pool2d", "max_pool2d_with_indices"])
+def test_functional_signatures_are_torchs(name: str) -> None:
+    ours = inspect.signature(getattr(functional, name))
+    documented = {
+        "conv2d": "input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1",
+        "max_pool2d": "input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False",
+        "max_pool2d_with_indices": "input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False",
+        "avg_pool2d": "input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, "
+        "divisor_override=None",
+    }[name]
+    plain = ", ".join(
+        p.name if p.default is inspect.Parameter.empty else f"{p.name}={p.default}" for p in ours.parameters.values()
+    )
+    assert plain.startswith(documented)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+def test_copies(again: Any) -> None:
+    layer = nn.Conv2d(3, 4, 3, padding="same", padding_mode="circular")
+    x = random_tensor((1, 3, 6, 5), seed=1)
+    clone = again(layer)
+    assert type(clone) is nn.Conv2d and clone.weight is not layer.weight
+    assert torch.equal(clone(x), layer(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_train_step_in_every_dtype(native: Target, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.Conv2d(2, 3, 2), nn.AvgPool2d(2))
+    net = net.to(native.device, dtype).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.02)
+    x = random_tensor((2, 1, 9, 9), dtype, seed=1, device=native.device)
+    before = net(x).square().sum()
+    before.backward()
+    optimizer.step()
+    assert net(x).square().sum() < before
+
+
+def test_precision_modes() -> None:
+    with fastconv.precision("ieee"):
+        pass
+    for mode in ("tf32", "tf32x3"):
+        with pytest.raises(ValueError, match="tensor-core"):
+            fastconv.precision(mode)
+    with pytest.raises(ValueError, match="mode"):
+        fastconv.precision("float")
