@@ -13,7 +13,7 @@
 #define FC_DEVICE inline
 #define FC_KERNEL(max_threads, min_blocks)
 #define FC_GRID_CONSTANT
-#define FC_UNROLL _Pragma("GCC unroll 16")
+#define FC_UNROLL
 #define FC_NO_UNROLL _Pragma("GCC unroll 1")
 #else
 #include <cuda_runtime.h>
