@@ -3,7 +3,7 @@
 Swap ``torch.nn.Conv2d`` for ``fastconv.nn.Conv2d``, or call ``fastconv.convert(model)``.
 """
 
-from . import functional, nn
+from . import functional, nn, settings
 from ._version import __version__
 from .backends import backends, use_backend, use_kernel
 from .convert import convert, report, revert
@@ -21,6 +21,7 @@ __all__ = [
     "precision",
     "report",
     "revert",
+    "settings",
     "use_backend",
     "use_kernel",
 ]

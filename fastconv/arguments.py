@@ -12,7 +12,14 @@ Ints = tuple[int, ...]
 
 
 class Rejected(Exception):
-    """An argument is wrong; the message names it. Becomes torch's own exception type (see functional.py)."""
+    """An argument is wrong; the message names it. Torch then says what type of exception it raises for that (see
+    functional.py), unless the ``certain`` type is known and torch had better not try.
+    """
+
+    def __init__(self, message: str, certain: type[Exception] | None = None) -> None:
+        """``message`` begins with the argument's name."""
+        super().__init__(message)
+        self.certain = certain
 
 
 def integers(value: Any, rank: int, name: str) -> Ints:

@@ -27,6 +27,9 @@ DTYPES = {
 #: backend -> the type of device whose memory it addresses
 _DEVICE_TYPE = {"cpu": "cpu", "emulator": "cpu", "cuda": "cuda"}
 
+#: the types of device whose tensors may have a backend at all
+DEVICE_TYPES = frozenset(_DEVICE_TYPE.values())
+
 
 @dataclass(frozen=True)
 class Backend:
@@ -67,12 +70,10 @@ def backends() -> dict[str, Backend]:
 
 
 def select(device: torch.device) -> tuple[Backend | None, str]:
-    """The backend for tensors on ``device``, or None and the reason why there is none."""
+    """The backend for tensors on ``device``, of one of DEVICE_TYPES, or None and the reason why it is not available."""
     chosen = settings.current.backend
     name = chosen if chosen is not None and _DEVICE_TYPE[chosen] == device.type else device.type
-    backend = _BACKENDS.get(name)
-    if backend is None:
-        return None, f"no backend for {device.type} tensors"
+    backend = _BACKENDS[name]
     return (backend, "") if backend.available else (None, backend.reason)
 
 

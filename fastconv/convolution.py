@@ -43,7 +43,10 @@ def check_tensors(x: Tensor, w: Tensor, bias: Tensor | None, rank: int, groups: 
         if tensor is not None and tensor.dtype != x.dtype:
             raise Rejected(f"{name}: expected {x.dtype}, the dtype of input, got {tensor.dtype}")
         if tensor is not None and tensor.device != x.device:
-            raise Rejected(f"{name}: expected it on {x.device}, where input is, got {tensor.device}")
+            # Certain: torch's CPU operator reads through the null pointer of a meta weight.
+            raise Rejected(f"{name}: expected it on {x.device}, where input is, got {tensor.device}", RuntimeError)
+    if 0 in w.shape[2:]:
+        raise Rejected(f"weight: expected a positive kernel size, got {list(w.shape[2:])}")
     if bias is not None and tuple(bias.shape) != (w.shape[0],):
         raise Rejected(f"bias: expected shape [{w.shape[0]}], one for each output channel, got {list(bias.shape)}")
     channels = x.shape[x.dim() - rank - 1]
@@ -64,6 +67,14 @@ class Convolution:
     def __init__(self, x: Tensor, w: Tensor, bias: Tensor | None, given: ConvArguments, rank: int) -> None:
         """Validate and plan. Raises Rejected for bad arguments; RuntimeError if a forced kernel refuses."""
         self.rank, self.given, self.settings = rank, given, settings.current
+        self.device, self.dtype, self.x_shape = x.device, x.dtype, tuple(x.shape)
+        self._plans: dict[tuple[str, bool], Any] = {}
+        self._bound: dict[tuple[str, bool], Callable[..., Tensor]] = {}
+        if x.device.type not in backends.DEVICE_TYPES:
+            self.module, self.refusal = None, f"no backend for {x.device.type} tensors"
+            self.forward = self.torch  # which also judges the arguments
+            self.plan("fprop")
+            return
         self.groups = integers(given.groups, 1, "groups")[0]
         check_tensors(x, w, bias, rank, self.groups)
         self.stride = integers(given.stride, rank, "stride")
@@ -71,14 +82,10 @@ class Convolution:
         filter_size = tuple(w.shape[2:])
         self.low, high = conv_padding(given.padding, rank, filter_size, self.stride, self.dilation)
         self.extra = tuple(h - lo for h, lo in zip(high, self.low, strict=True))
-
-        self.device, self.dtype = x.device, x.dtype
-        self.x_shape, self.w_shape = tuple(x.shape), tuple(w.shape)
+        self.w_shape = tuple(w.shape)
         self.threads = plans.threads_for(x.device)
         self.channels_last = is_channels_last(x.shape, x.stride()) or is_channels_last(w.shape, w.stride())
         self.module, self.refusal = self._choose_module(x, w)
-        self._plans: dict[tuple[str, bool], Any] = {}
-        self._bound: dict[tuple[str, bool], Callable[..., Tensor]] = {}
         if self.module is not None:
             self._make_problem(filter_size, high)
         self.forward = self._bind_forward(x, w, bias)

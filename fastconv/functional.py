@@ -248,6 +248,8 @@ class _TorchRoute:
 
 def _settle(refusal: Rejected, name: str, call: Callable[..., Any], *tensors: Any) -> Any:
     """Torch decides what is an error, and of which type; the words are ours, for they name the argument."""
+    if refusal.certain is not None:
+        raise refusal.certain(f"{name}: {refusal}")
     try:
         call(*tensors)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -45,6 +45,14 @@ class Pooling:
     def __init__(self, x: Tensor, given: PoolArguments, rank: int, kind: str) -> None:
         """Validate and plan. Raises Rejected for bad arguments; RuntimeError if a forced kernel refuses."""
         self.rank, self.kind, self.given, self.settings = rank, kind, given, settings.current
+        self.device, self.dtype, self.x_shape = x.device, x.dtype, tuple(x.shape)
+        self._plans: dict[tuple[str, bool, bool], Any] = {}
+        self._bound: dict[tuple[str, bool, bool], Callable[..., Tensor]] = {}
+        if x.device.type not in backends.DEVICE_TYPES:
+            self.module, self.refusal = None, f"no backend for {x.device.type} tensors"
+            self.forward = self.torch  # which also judges the arguments
+            self.plan("fprop")
+            return
         if x.dim() != rank + 2:
             raise Rejected(f"input: expected {rank + 1} or {rank + 2} dimensions, got {list(x.shape)}")
         self.window = integers(given.kernel_size, rank, "kernel_size")
@@ -57,12 +65,9 @@ class Pooling:
         override = given.divisor_override
         self.divisor_override = None if override is None else integers(override, 1, "divisor_override")[0]
 
-        self.device, self.dtype, self.x_shape = x.device, x.dtype, tuple(x.shape)
         self.threads = plans.threads_for(x.device)
         self.channels_last = is_channels_last(x.shape, x.stride())
         self.module, self.refusal = self._choose_module(x)
-        self._plans: dict[tuple[str, bool, bool], Any] = {}
-        self._bound: dict[tuple[str, bool, bool], Callable[..., Tensor]] = {}
         if self.module is not None:
             self._make_problem()
             self.is_dense = x.stride() == self.x_strides
@@ -153,13 +158,16 @@ class Pooling:
         return launch if self.is_dense else lambda x: launch(dense(x, channels_last))
 
     def torch(self, x: Tensor) -> Tensor:
-        """PyTorch's own operator; differentiable."""
-        return self.torch_max(x, False) if self.kind == "max" else self.aten_average(x)
+        """PyTorch's own operator on the caller's own arguments; differentiable."""
+        return self.torch_max(x, False) if self.kind == "max" else self._torch_function("avg_pool")(x)
 
     def torch_max(self, x: Tensor, indices: bool) -> Any:
         """PyTorch's own max-pooling, y or (y, indices); differentiable."""
-        function = getattr(torch_functional, f"max_pool{self.rank}d{'_with_indices' if indices else ''}")
-        return function(x, self.window, self.stride, self.padding, self.dilation, self.ceil_mode)
+        return self._torch_function("max_pool", return_indices=indices)(x)
+
+    def _torch_function(self, name: str, **options: Any) -> Callable[..., Any]:
+        function = getattr(torch_functional, f"{name}{self.rank}d")
+        return partial(function, **self.given.for_torch(self.kind), **options)
 
     @cached_property
     def is_native(self) -> bool:

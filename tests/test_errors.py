@@ -1,0 +1,219 @@
+"""Bad input of every kind: torch's own exception type, a message that names the argument, and a process that lives."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from conftest import Target
+from torch.nn import functional as F
+
+import fastconv
+from fastconv import functional as FC
+
+X, W, B = torch.zeros(2, 4, 8, 8), torch.zeros(6, 4, 3, 3), torch.zeros(6)
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+
+# (what is wrong, the argument that the message names, the call)
+Case = tuple[str, str, Callable[[Any], Any]]
+CASES: list[Case] = [
+    ("input is a number", "input", lambda m: m.conv2d(3, W)),
+    ("input is None", "input", lambda m: m.conv2d(None, W)),
+    ("input is a list", "input", lambda m: m.conv2d([[1.0]], W)),
+    ("weight is None", "weight", lambda m: m.conv2d(X, None)),
+    ("weight is an array", "weight", lambda m: m.conv2d(X, W.numpy())),
+    ("bias is a number", "bias", lambda m: m.conv2d(X, W, 1.0)),
+    ("input of 2 dimensions", "input", lambda m: m.conv2d(X[0, 0], W)),
+    ("input of 5 dimensions", "input", lambda m: m.conv2d(X[None], W)),
+    ("weight of 3 dimensions", "weight", lambda m: m.conv2d(X, W[0])),
+    ("weight of 5 dimensions", "weight", lambda m: m.conv2d(X, W[None])),
+    ("bias of 2 dimensions", "bias", lambda m: m.conv2d(X, W, B[None])),
+    ("bias too long", "bias", lambda m: m.conv2d(X, W, torch.zeros(7))),
+    ("dtype of weight", "weight", lambda m: m.conv2d(X, W.double())),
+    ("dtype of bias", "bias", lambda m: m.conv2d(X, W, B.half())),
+    ("integer input", "weight", lambda m: m.conv2d(X.long(), W)),
+    ("channels", "input", lambda m: m.conv2d(X[:, :3], W)),
+    ("groups do not divide input", "input", lambda m: m.conv2d(X, W, groups=3)),
+    ("groups do not divide output", "weight", lambda m: m.conv2d(X, W[:5, :2], groups=2)),
+    ("groups 0", "groups", lambda m: m.conv2d(X, W, groups=0)),
+    ("groups negative", "groups", lambda m: m.conv2d(X, W, groups=-1)),
+    ("groups a float", "groups", lambda m: m.conv2d(X, W, groups=1.0)),
+    ("groups a tuple", "groups", lambda m: m.conv2d(X, W, groups=(1, 1))),
+    ("stride 0", "stride", lambda m: m.conv2d(X, W, stride=0)),
+    ("stride negative", "stride", lambda m: m.conv2d(X, W, stride=(1, -1))),
+    ("stride a float", "stride", lambda m: m.conv2d(X, W, stride=2.0)),
+    ("stride a bool", "stride", lambda m: m.conv2d(X, W, stride=True)),
+    ("stride of 3", "stride", lambda m: m.conv2d(X, W, stride=(1, 1, 1))),
+    ("stride empty", "stride", lambda m: m.conv2d(X, W, stride=())),
+    ("stride None", "stride", lambda m: m.conv2d(X, W, stride=None)),
+    ("stride a string", "stride", lambda m: m.conv2d(X, W, stride="1")),
+    ("padding negative", "padding", lambda m: m.conv2d(X, W, padding=-1)),
+    ("padding unknown", "padding", lambda m: m.conv2d(X, W, padding="full")),
+    ("padding same, strided", "padding", lambda m: m.conv2d(X, W, padding="same", stride=2)),
+    ("padding of 4", "padding", lambda m: m.conv2d(X, W, padding=(1, 1, 1, 1))),
+    ("dilation 0", "dilation", lambda m: m.conv2d(X, W, dilation=0)),
+    ("dilation a float", "dilation", lambda m: m.conv2d(X, W, dilation=(1, 1.5))),
+    ("filter beyond the input", "weight", lambda m: m.conv2d(X, torch.zeros(6, 4, 9, 9))),
+    ("dilated filter beyond the input", "dilation", lambda m: m.conv2d(X, W, dilation=5)),
+    ("input without height", "input", lambda m: m.conv2d(X[:, :, :0], W, padding=2)),
+    ("filter without taps", "weight", lambda m: m.conv2d(X, W[..., :0])),
+    ("max: input is a number", "input", lambda m: m.max_pool2d(3, 2)),
+    ("max: input of 2 dimensions", "input", lambda m: m.max_pool2d(X[0, 0], 2)),
+    ("max: input of 5 dimensions", "input", lambda m: m.max_pool2d(X[None], 2)),
+    ("max: kernel_size 0", "kernel_size", lambda m: m.max_pool2d(X, 0)),
+    ("max: kernel_size a float", "kernel_size", lambda m: m.max_pool2d(X, 2.0)),
+    ("max: kernel_size of 3", "kernel_size", lambda m: m.max_pool2d(X, (2, 2, 2))),
+    ("max: kernel_size beyond the input", "kernel_size", lambda m: m.max_pool2d(X, 9)),
+    ("max: stride 0", "stride", lambda m: m.max_pool2d(X, 2, 0)),
+    ("max: stride a string", "stride", lambda m: m.max_pool2d(X, 2, "2")),
+    ("max: padding over half", "padding", lambda m: m.max_pool2d(X, 3, padding=2)),
+    ("max: padding negative", "padding", lambda m: m.max_pool2d(X, 3, padding=-1)),
+    ("max: dilation 0", "dilation", lambda m: m.max_pool2d(X, 3, dilation=0)),
+    ("max: ceil_mode a number", "ceil_mode", lambda m: m.max_pool2d(X, 3, ceil_mode=1)),
+    ("max: no channels", "input", lambda m: m.max_pool2d(X[:, :0], 2)),
+    ("average: input is None", "input", lambda m: m.avg_pool2d(None, 2)),
+    ("average: input of 2 dimensions", "input", lambda m: m.avg_pool2d(X[0, 0], 2)),
+    ("average: kernel_size negative", "kernel_size", lambda m: m.avg_pool2d(X, -1)),
+    ("average: kernel_size None", "kernel_size", lambda m: m.avg_pool2d(X, None)),
+    ("average: stride 0", "stride", lambda m: m.avg_pool2d(X, 2, 0)),
+    ("average: padding over half", "padding", lambda m: m.avg_pool2d(X, 2, padding=2)),
+    ("average: divisor_override 0", "divisor", lambda m: m.avg_pool2d(X, 2, divisor_override=0)),
+    ("average: divisor_override a float", "divisor_override", lambda m: m.avg_pool2d(X, 2, divisor_override=2.0)),
+    ("average: count_include_pad a string", "count_include_pad", lambda m: m.avg_pool2d(X, 2, count_include_pad="no")),
+]  # fmt: skip
+
+
+def outcome(call: Callable[[], Any]) -> BaseException | torch.Tensor:
+    try:
+        return call()
+    except Exception as error:
+        return error
+
+
+@pytest.mark.parametrize(("argument", "call"), [pytest.param(a, c, id=name) for name, a, c in CASES])
+def test_bad_input(native: Target, argument: str, call: Callable[[Any], Any]) -> None:
+    expected = outcome(lambda: call(F))
+    assert isinstance(expected, Exception), "torch accepts this: the case is wrong"
+    for _ in range(2):  # a refusal must not become a plan
+        found = outcome(lambda: call(FC))
+        assert type(found) is type(expected), f"{found!r}, torch: {expected!r}"
+        assert argument in str(found), f"{found!r} does not name {argument}"
+
+
+def test_tensors_on_different_devices() -> None:
+    """Torch itself reads through a null pointer here: there is nothing to compare with."""
+    with pytest.raises(RuntimeError, match="weight: expected it on cpu"):
+        FC.conv2d(X, W.to("meta"))
+    with pytest.raises(RuntimeError, match="bias: expected it on cpu"):
+        FC.conv2d(X, W, B.to("meta"))
+    assert FC.conv2d(X.to("meta"), W.to("meta"), padding=1).shape == (2, 6, 8, 8)
+
+
+def test_every_bad_input_while_a_gradient_is_recorded(native: Target) -> None:
+    for tensor in (X, W, B):
+        tensor.requires_grad_()
+    try:
+        for name, _, call in CASES:
+            assert isinstance(outcome(lambda call=call: call(FC)), Exception), name
+    finally:
+        for tensor in (X, W, B):
+            tensor.requires_grad_(False)
+
+
+def _random_conv(rng: random.Random) -> dict[str, Any]:
+    def axis_values(low: int, high: int, odd: Any) -> Any:
+        value = [rng.randint(low, high), rng.randint(low, high)]
+        if rng.random() < 0.05:
+            value[rng.randrange(2)] = odd
+        return rng.choice([value, tuple(value), value[0]])
+
+    groups = rng.choice((1, 1, 2))
+    c, k = groups * rng.randint(1, 2) + (rng.random() < 0.05), groups * rng.randint(1, 2)
+    shape = (rng.randint(0, 2), c, rng.randint(0, 7), rng.randint(1, 7))
+    return {
+        "input": torch.ones(shape[rng.random() < 0.1 :]),
+        "weight": torch.ones(k, max(c // groups, 1), rng.randint(1, 3), rng.randint(1, 4)),
+        "bias": rng.choice((None, torch.ones(k + (rng.random() < 0.05)))),
+        "stride": axis_values(1, 3, 0),
+        "padding": rng.choice((axis_values(0, 2, -1), "same", "valid")),
+        "dilation": axis_values(1, 2, 0),
+        "groups": groups,
+    }
+
+
+def _random_pool(rng: random.Random) -> dict[str, Any]:
+    return {
+        "input": torch.rand(rng.randint(0, 2), rng.randint(0, 2), rng.randint(0, 7), rng.randint(1, 7)),
+        "kernel_size": (rng.randint(0, 4), rng.randint(1, 4)),
+        "stride": rng.choice((None, rng.randint(0, 3), (rng.randint(1, 4), 2))),
+        "padding": rng.choice((0, 1, (0, 1), rng.randint(-1, 2))),
+        "ceil_mode": rng.random() < 0.5,
+    }
+
+
+def _compare(function: str, arguments: dict[str, Any]) -> str | None:
+    ours, theirs = (outcome(lambda m=m: getattr(m, function)(**arguments)) for m in (FC, F))
+    if isinstance(theirs, Exception):
+        return None if type(ours) is type(theirs) else f"{arguments}: {ours!r}, torch {theirs!r}"
+    if isinstance(ours, Exception) or ours.shape != theirs.shape or not torch.allclose(ours, theirs, atol=1e-6):
+        return f"{arguments}: {ours!r}, torch {theirs!r}"
+    return None
+
+
+@pytest.mark.parametrize(("function", "make"), [
+    ("conv2d", _random_conv), ("max_pool2d", _random_pool), ("avg_pool2d", _random_pool),
+])  # fmt: skip
+def test_random_calls_agree_with_torch(function: str, make: Callable[[random.Random], dict[str, Any]]) -> None:
+    """Verdict, exception type, shape and values, over good and bad arguments alike."""
+    rng = random.Random(0)
+    with fastconv.use_kernel("native"):
+        wrong = [text for _ in range(1500) if (text := _compare(function, make(rng)))]
+    assert not wrong, f"{len(wrong)} of 1500:\n" + "\n".join(wrong[:5])
+
+
+# ---- our own functions ----
+def test_settings_name_their_argument() -> None:
+    with pytest.raises(ValueError, match="backend"):
+        fastconv.use_backend("tpu")
+    with pytest.raises(ValueError, match="kernel"):
+        fastconv.use_kernel("winograd-9000")
+    before = fastconv.settings.current
+    with fastconv.use_backend("cpu"), fastconv.use_kernel("aten"):
+        assert (fastconv.settings.current.backend, fastconv.settings.current.kernel) == ("cpu", "aten")
+    assert fastconv.settings.current is before
+    missing = [name for name, backend in fastconv.backends().items() if not backend.available]
+    for name in missing:
+        with pytest.raises(RuntimeError, match=name):
+            fastconv.use_backend(name)
+
+
+def test_plan_names_its_argument() -> None:
+    with pytest.raises(ValueError, match="function"):
+        fastconv.plan("conv9d", X, W)
+    with pytest.raises(ValueError, match="pass_"):
+        fastconv.plan("conv2d", X, W, pass_="sideways")
+    with pytest.raises(RuntimeError, match="stride"):
+        fastconv.plan("conv2d", X, W, stride=0)
+
+
+def test_plan_and_explain_say_what_would_run(native: Target) -> None:
+    x, w = X.to(native.device), W.to(native.device)
+    for pass_ in ("fprop", "dgrad", "wgrad", "bgrad"):
+        plan = fastconv.plan(FC.conv2d, x, w, pass_=pass_)
+        assert not plan.is_aten and any(each.kernel == plan.kernel and each.accepted for each in plan.candidates)
+        assert plan.kernel in fastconv.explain("conv2d", x, w, pass_=pass_)
+    for pass_ in ("fprop", "dgrad", "gather"):
+        assert not fastconv.plan("max_pool2d", x, 2, pass_=pass_).is_aten
+    assert not fastconv.plan("avg_pool2d", x[0], kernel_size=2).is_aten
+
+
+def test_a_forced_kernel_that_refuses_says_why() -> None:
+    """The module's own message, not a silent replacement."""
+    with fastconv.use_kernel("aten"):
+        assert fastconv.plan("conv2d", X, W).is_aten
+    plan = fastconv.plan("conv2d", X, W)
+    assert [each.kernel for each in plan.candidates if each.accepted]
+    assert all(each.reason for each in plan.candidates if not each.accepted)
