@@ -47,7 +47,7 @@ def _target(name: str) -> Iterator[Target]:
     backend = fastconv.backends()["cpu" if name == "aten" else name]
     if not backend.available:
         pytest.skip(f"backend {backend.name}: {backend.reason}")
-    kernel = {"cpu": "native", "aten": "aten"}.get(name)
+    kernel = "aten" if name == "aten" else "native"
     with pytest.MonkeyPatch.context() as patch, fastconv.use_backend(backend.name), fastconv.use_kernel(kernel):
         if name == "aten":
             # A convolution that is PyTorch's in every pass would take torch's own autograd: here it must not.

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even k
 
 
 def leaves(device: torch.device, dtype: torch.dtype = torch.float64, groups: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-    x = random_tensor((2, 2, 5, 4), dtype, seed=1, device=device).requires_grad_()
+    x = random_tensor((1, 2, 5, 4), dtype, seed=1, device=device).requires_grad_()
     w = random_tensor((4, 2 // groups, 3, 2), dtype, seed=2, device=device).requires_grad_()
     return x, w, random_tensor((4,), dtype, seed=3, device=device).requires_grad_()
 
@@ -49,7 +49,7 @@ def test_gradcheck_conv2d(backend: Target, geometry: dict[str, Any]) -> None:
     tensors = leaves(backend.device, groups=geometry.get("groups", 1))
     call = lambda x, w, b: FC.conv2d(x, w, b, **geometry)  # noqa: E731
     assert torch.autograd.gradcheck(call, tensors)
-    assert torch.autograd.gradgradcheck(call, tensors)
+    assert torch.autograd.gradgradcheck(call, tensors, fast_mode=True)
 
 
 @pytest.mark.parametrize(("function", "options"), POOLINGS, ids=str)
@@ -57,7 +57,7 @@ def test_gradcheck_pooling(backend: Target, function: str, options: dict[str, An
     x = random_tensor((2, 2, 6, 5), torch.float64, seed=4, device=backend.device).requires_grad_()
     call = lambda x: getattr(FC, function)(x, **options)  # noqa: E731
     assert torch.autograd.gradcheck(call, (x,))
-    assert torch.autograd.gradgradcheck(call, (x,))
+    assert torch.autograd.gradgradcheck(call, (x,), fast_mode=True)
 
 
 def third_order(conv2d: Call, tensors: tuple[Tensor, ...]) -> list[Tensor]:
@@ -86,10 +86,8 @@ def test_adjointness(native: Target, geometry: dict[str, Any]) -> None:
     y = FC.conv2d(x, w, **geometry)
     g = integer_tensor(tuple(y.shape), torch.float64, seed=3, device=native.device)
     gx, gw = torch.autograd.grad(y, (x, w), g)
-    product = float((y * g).sum())
-    assert product != 0
-    assert float((x * gx).sum()) == product
-    assert float((w * gw).sum()) == product
+    products = [float((a.detach() * b).sum()) for a, b in ((y, g), (x, gx), (w, gw))]
+    assert products[0] == products[1] == products[2] != 0
 
 
 @pytest.mark.parametrize(("function", "options"), POOLINGS[2:], ids=str)
@@ -210,7 +208,7 @@ def test_checkpoint(native: Target) -> None:
 def test_batched_backward(native: Target) -> None:
     """torch.autograd.grad(is_grads_batched=True) hands the backward a tensor without memory."""
     x, w, b = leaves(native.device)
-    gys = random_tensor((3, 2, 4, 3, 3), torch.float64, seed=5, device=native.device)
+    gys = random_tensor((3, 1, 4, 3, 3), torch.float64, seed=5, device=native.device)
     results = []
     for module in (FC, F):
         y = module.conv2d(x, w, b)
