@@ -1,4 +1,4 @@
-"""Runs the test kernels of csrc/emulator/tests on numpy arrays: ``_emutest`` in the emulator, ``_cudatest`` on a GPU."""
+"""Runs the test kernels of csrc/emulator/tests on numpy arrays: ``_emutest`` emulates, ``_cudatest`` uses a GPU."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@
 // the destination is poison until then: a missing or early wait cannot go unseen.
 namespace fastconv::emulator {
 
-void cp_async(uint32_t to, const void* from, int bytes, const Site& site) {
+void cp_async(uint32_t to, const void* from, int bytes, Site site) {
   Thread& me = self();
   Block& block = *me.block;
   block.check_shared(to, bytes, "cp.async", site);
@@ -24,7 +24,7 @@ void cp_async(uint32_t to, const void* from, int bytes, const Site& site) {
 
 void cp_async_commit() { ++self().group; }
 
-void cp_async_wait(int groups, const Site&) {
+void cp_async_wait(int groups, Site) {
   Thread& me = self();
   Block& block = *me.block;
   size_t done = 0;

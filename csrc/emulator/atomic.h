@@ -9,7 +9,7 @@ template <class T>
 using atomic_word = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
 
 template <class T, class Update>
-T atomic_global(T* p, Update update, const Site& site) {
+T atomic_global(T* p, Update update, Site site) {
   check_global(p, sizeof(T), Access::atomic, site);
   auto* word = reinterpret_cast<atomic_word<T>*>(p);
   atomic_word<T> old_bits = __atomic_load_n(word, __ATOMIC_RELAXED), new_bits;
@@ -23,7 +23,7 @@ T atomic_global(T* p, Update update, const Site& site) {
 }
 
 template <class T, class Update>
-T atomic_shared(const SharedSpan& span, int i, Update update, const Site& site) {
+T atomic_shared(const SharedSpan& span, int i, Update update, Site site) {
   unsigned char* p = check_shared(span, int64_t(i) * int64_t(sizeof(T)), sizeof(T), Access::atomic, site);
   T old;
   memcpy(&old, p, sizeof old);

@@ -4,7 +4,7 @@
 
 namespace fastconv::emulator {
 
-int Block::sync_threads(bool value, const Site& site) {
+int Block::sync_threads(bool value, Site site) {
   if (returned_ > 0)
     fail(site, "sync_threads after ", returned_, " of the block's ", thread_count_, " threads have returned");
   if (arrived_ > 0 && !same_site(site, barrier_site_))
@@ -22,12 +22,12 @@ int Block::sync_threads(bool value, const Site& site) {
   ++counters.barriers;
   flush_logs();
   if (races) races->sync_all();
-  for (int i = 0; i < thread_count_; ++i) wake(i);
+  wake_all();
   reschedule();
   return result_;
 }
 
-void Block::named_barrier(int id, int count, bool sync, const Site& site) {
+void Block::named_barrier(int id, int count, bool sync, Site site) {
   if (id < 1 || id > 15) fail(site, "named barrier ", id, ": expected 1 to 15 (0 is sync_threads)");
   if (count < warp_lanes || count % warp_lanes || count > thread_count_)
     fail(site, "named barrier ", id, ": a count of ", count,
@@ -56,7 +56,7 @@ void Block::named_barrier(int id, int count, bool sync, const Site& site) {
   reschedule();
 }
 
-void Block::collective(uint32_t mask, const char* name, void* argument, void (*finish)(Collective&), const Site& site) {
+void Block::collective(uint32_t mask, const char* name, void* argument, void (*finish)(Collective&), Site site) {
   Thread& me = self();
   Warp& warp = warps_[size_t(me.warp)];
   const uint32_t mine = 1u << me.lane;
@@ -92,7 +92,7 @@ void Block::collective(uint32_t mask, const char* name, void* argument, void (*f
   for (uint32_t others = mask & ~mine; others; others &= others - 1) wake(me.id - me.lane + __builtin_ctz(others));
 }
 
-void Block::sync_warp(uint32_t mask, const Site& site) {
+void Block::sync_warp(uint32_t mask, Site site) {
   const auto finish = [](Collective& group) {
     Block& block = *self().block;
     const int warp = self().warp;

@@ -67,19 +67,20 @@ void Block::start(Grid& grid_, int64_t linear) {
   if (pending_count_) std::fill(pending_.begin(), pending_.end(), uint16_t(0)), pending_count_ = 0;
   random_state_ = (grid->settings.seed * 0x9e3779b97f4a7c15u + uint64_t(linear) + 1) * 0xbf58476d1ce4e5b9u | 1;
   recent_begin = recent_end = 0;
-  memset(ready_, 0, sizeof ready_);
+  schedule_ = grid->settings.schedule;
+  ready_words_ = (thread_count_ + 63) / 64;
   for (int i = 0; i < thread_count_; ++i) {
     Thread& thread = threads_[size_t(i)];
     const unsigned u = unsigned(i);
     thread.block = this;
     thread.fiber = nullptr;
     thread.index = {u % b.x, u / b.x % b.y, u / b.x / b.y};
-    thread.id = i, thread.lane = i % warp_lanes, thread.warp = i / warp_lanes;
+    thread.id = int16_t(i), thread.lane = int16_t(i % warp_lanes), thread.warp = int16_t(i / warp_lanes);
     thread.returned = false;
     thread.group = 0;
     thread.copies.clear();
-    wake(i);
   }
+  wake_all();
   for (int w = 0; w * warp_lanes < thread_count_; ++w) {
     const int lanes = std::min(warp_lanes, thread_count_ - w * warp_lanes);
     Warp& warp = warps_[size_t(w)];
@@ -161,30 +162,30 @@ void Block::thread_returned(Thread& me) {
   if (returned_ < thread_count_ && pick() < 0) fail(me.waits_at, deadlock());
 }
 
-void Block::wake(int thread) {
-  threads_[size_t(thread)].waits_for = nullptr;
-  ready_[thread / 64] |= uint64_t(1) << thread % 64;
+void Block::wake_all() {
+  for (int w = 0; w < ready_words_; ++w) ready_[w] = ~uint64_t(0);
+  if (thread_count_ % 64) ready_[ready_words_ - 1] = (uint64_t(1) << thread_count_ % 64) - 1;
 }
 
-void Block::wait(const char* what, const Site& site) {
+void Block::wait(const char* what, Site site) {
   Thread& me = self();
   me.waits_for = what;
   me.waits_at = site;
   ready_[me.id / 64] &= ~(uint64_t(1) << me.id % 64);
-  switch_away();
+  return reschedule();
 }
 
-void Block::reschedule() { switch_away(); }
-
-void Block::switch_away() {
+void Block::reschedule() {
   Thread& me = self();
   const int next = pick();
-  if (next < 0) fail(me.waits_at, deadlock());
+  if (next < 0) [[unlikely]]
+    fail(me.waits_at, deadlock());
   Thread& thread = threads_[size_t(next)];
   if (&thread == &me) return;
-  if (!thread.fiber) thread.fiber = take_fiber();
+  if (!thread.fiber) [[unlikely]]
+    thread.fiber = take_fiber();
   current_thread = &thread;
-  switch_fiber(*me.fiber, *thread.fiber);
+  return switch_fiber(*me.fiber, *thread.fiber);
 }
 
 uint64_t Block::random() {  // xorshift64
@@ -196,26 +197,29 @@ uint64_t Block::random() {  // xorshift64
 
 // The thread to run next, -1 if none can.
 int Block::pick() {
-  const int words = (thread_count_ + 63) / 64;
-  switch (grid->settings.schedule) {
+  switch (schedule_) {
     case Schedule::forward:
-      for (int w = 0; w < words; ++w)
+      for (int w = 0; w < ready_words_; ++w)
         if (ready_[w]) return w * 64 + __builtin_ctzll(ready_[w]);
       return -1;
     case Schedule::reverse:
-      for (int w = words - 1; w >= 0; --w)
+      for (int w = ready_words_ - 1; w >= 0; --w)
         if (ready_[w]) return w * 64 + 63 - __builtin_clzll(ready_[w]);
       return -1;
-    default:
-      const int start = int(random() % uint64_t(thread_count_)), first = start / 64;
-      const uint64_t above = ready_[first] & ~uint64_t(0) << start % 64;
-      if (above) return first * 64 + __builtin_ctzll(above);
-      for (int step = 1; step <= words; ++step) {
-        const int w = (first + step) % words;
-        if (ready_[w]) return w * 64 + __builtin_ctzll(ready_[w]);
-      }
-      return -1;
+    default: return pick_random();
   }
+}
+
+// The first that can run, from a random one on.
+int Block::pick_random() {
+  const int start = int(random() % uint64_t(thread_count_)), first = start / 64;
+  const uint64_t above = ready_[first] & ~uint64_t(0) << start % 64;
+  if (above) return first * 64 + __builtin_ctzll(above);
+  for (int step = 1; step <= ready_words_; ++step) {
+    const int w = (first + step) % ready_words_;
+    if (ready_[w]) return w * 64 + __builtin_ctzll(ready_[w]);
+  }
+  return -1;
 }
 
 // Who waits where, in groups.
@@ -224,10 +228,11 @@ std::string Block::deadlock() const {
   std::vector<bool> told(size_t(thread_count_), false);
   for (int i = 0; i < thread_count_; ++i) {
     const Thread& first = threads_[size_t(i)];
-    if (told[size_t(i)] || !first.waits_for) continue;
+    if (told[size_t(i)] || first.returned || is_ready(i)) continue;
     int count = 0;
     for (int j = i; j < thread_count_; ++j) {
       const Thread& other = threads_[size_t(j)];
+      if (other.returned || is_ready(j)) continue;
       if (other.waits_for != first.waits_for || !same_site(other.waits_at, first.waits_at)) continue;
       told[size_t(j)] = true;
       ++count;
@@ -247,7 +252,7 @@ void Block::poison_shared(uint32_t begin, uint32_t end) {
   for (uint32_t i = begin; i < end; ++i) *shared(i) = static_cast<unsigned char>(0x41 + (i * 7 + i / 8) % 15);
 }
 
-const StaticArray& Block::static_array(int64_t bytes, const Site& site) {
+const StaticArray& Block::static_array(int64_t bytes, Site site) {
   for (const StaticArray& array : statics_)
     if (same_site(array.site, site)) return array;
   const uint32_t begin = static_end_, end = begin + uint32_t(bytes);
@@ -263,7 +268,7 @@ const StaticArray& Block::static_array(int64_t bytes, const Site& site) {
   return statics_.back();
 }
 
-void Block::check_shared(int64_t address, int bytes, const char* what, const Site& site) const {
+void Block::check_shared(int64_t address, int bytes, const char* what, Site site) const {
   const int64_t dynamic = dynamic_end_ - shared_base;
   bool inside = address >= shared_base && address + bytes <= dynamic_end_;
   for (const StaticArray& array : statics_) inside |= address >= array.begin && address + bytes <= array.end;
@@ -287,7 +292,7 @@ void Block::clear_pending(uint32_t address, int bytes) {
   watch_shared = counting || races || pending_count_;
 }
 
-void Block::check_pending(uint32_t address, int bytes, const char* what, const Site& site) const {
+void Block::check_pending(uint32_t address, int bytes, const char* what, Site site) const {
   if (!pending_count_) return;
   for (uint32_t at = address; at < address + uint32_t(bytes); ++at) {
     if (!pending_[at]) continue;

@@ -36,13 +36,14 @@ struct AsyncCopy {
   Site site;
 };
 
-struct Thread {
+// What a switch touches comes first, in one cache line.
+struct alignas(64) Thread {
   Block* block = nullptr;
-  Fiber* fiber = nullptr;  // null until it first runs
-  Dim3 index;
-  int id = 0, lane = 0, warp = 0;
-  const char* waits_for = nullptr;  // null: it can run, or has returned
+  Fiber* fiber = nullptr;           // null until it first runs
+  const char* waits_for = nullptr;  // what it waits for, or did last
   Site waits_at;
+  Dim3 index;
+  int16_t id = 0, lane = 0, warp = 0;
   bool returned = false;
   int group = 0;                  // of asynchronous copies, the one now open
   std::vector<AsyncCopy> copies;  // in flight, oldest first
@@ -90,21 +91,23 @@ class Block {
   std::string run(Grid& grid, int64_t linear_index);
 
   // For primitives, on the running thread:
-  void wait(const char* what, const Site& site);  // until wake()
-  void wake(int thread);
+  void wait(const char* what, Site site);  // until wake()
+  void wake(int thread) { ready_[thread / 64] |= uint64_t(1) << thread % 64; }
+  void wake_all();
+  bool is_ready(int thread) const { return ready_[thread / 64] >> thread % 64 & 1; }
   void reschedule();  // lets the schedule choose again; the running thread stays ready
-  int sync_threads(bool value, const Site& site);
-  void named_barrier(int id, int count, bool sync, const Site& site);
-  void sync_warp(uint32_t mask, const Site& site);
-  void collective(uint32_t mask, const char* name, void* argument, void (*finish)(Collective&), const Site& site);
-  const StaticArray& static_array(int64_t bytes, const Site& site);
+  int sync_threads(bool value, Site site);
+  void named_barrier(int id, int count, bool sync, Site site);
+  void sync_warp(uint32_t mask, Site site);
+  void collective(uint32_t mask, const char* name, void* argument, void (*finish)(Collective&), Site site);
+  const StaticArray& static_array(int64_t bytes, Site site);
   // Throws unless [address, address + bytes) lies in one allocation of shared memory and is aligned to its size.
-  void check_shared(int64_t address, int bytes, const char* what, const Site& site) const;
+  void check_shared(int64_t address, int bytes, const char* what, Site site) const;
   // Shared bytes that an asynchronous operation of `thread` is going to write are not to be touched until it is waited
   // for.
   void set_pending(uint32_t address, int bytes, int thread);
   void clear_pending(uint32_t address, int bytes);
-  void check_pending(uint32_t address, int bytes, const char* what, const Site& site) const;
+  void check_pending(uint32_t address, int bytes, const char* what, Site site) const;
   void poison_shared(uint32_t begin, uint32_t end);
 
   unsigned char* shared(uint32_t address) { return shared_.get() + address; }
@@ -116,6 +119,7 @@ class Block {
   Dim3 index;
   int64_t linear_index = 0;
   uintptr_t recent_begin = 0, recent_end = 0;  // the global region hit last
+  int recent_region = 0;
   // Accesses take the slow path: they are counted, or checked for more than bounds and alignment.
   bool watch_global = false, watch_shared = false;
   bool counting = false;
@@ -130,7 +134,7 @@ class Block {
   void thread_returned(Thread& thread);
   void flush_logs();
   int pick();
-  void switch_away();
+  int pick_random();
   Fiber* take_fiber();
   void reset_fibers();
   std::string deadlock() const;
@@ -143,7 +147,9 @@ class Block {
   std::vector<Thread> threads_;
   std::vector<Warp> warps_;
   int thread_count_ = 0, returned_ = 0;
-  uint64_t ready_[max_threads / 64] = {};
+  Schedule schedule_ = Schedule::forward;
+  int ready_words_ = 0;
+  uint64_t ready_[max_threads / 64] = {};     // a bit for each thread that can run
   int arrived_ = 0, count_ = 0, result_ = 0;  // of sync_threads
   Site barrier_site_;
   NamedBarrier named_[16];

@@ -26,40 +26,71 @@ Counters& Counters::operator+=(const Counters& other) {
 namespace {
 
 // Sorts, unless sorted already (it nearly always is), and drops duplicates; returns how many are left.
-int distinct(uint64_t* values, int count) {
+int distinct(uint32_t* values, int count) {
   if (!std::is_sorted(values, values + count)) std::sort(values, values + count);
   return int(std::unique(values, values + count) - values);
 }
 
-// Wide accesses are served a half (8 bytes) or a quarter (16 bytes) of the warp at a time. In each such phase a bank
-// gives one word a wavefront, to as many lanes as want it.
-int wavefronts(int bytes, uint32_t lanes, const uint64_t* address) {
-  const int phase_lanes = bytes <= 4 ? 32 : 128 / bytes, words = bytes <= 4 ? 1 : bytes / 4;
-  int total = 0;
-  for (int first = 0; first < 32; first += phase_lanes) {
-    uint64_t wanted[32];
-    int count = 0;
-    for (int lane = first; lane < first + phase_lanes; ++lane)
+// How many wavefronts it takes when every bank gives one word in each, to as many lanes as want it.
+int longest_bank(const uint32_t* words, int count) {
+  int load[32] = {}, longest = 0;
+  for (int i = 0; i < count; ++i) longest = std::max(longest, ++load[words[i] % 32]);
+  return longest;
+}
+
+// Wide accesses are served a half (8 bytes) or a quarter (16 bytes) of the warp at a time, except that parts whose
+// words have no conflict share a wavefront (lanes that read the same words, mostly).
+int wavefronts(int bytes, uint32_t lanes, const uint32_t* address) {
+  const int part = bytes <= 4 ? 32 : 128 / bytes, words = bytes <= 4 ? 1 : bytes / 4;
+  int total = 0, kept = 0;
+  uint32_t wanted[64];  // the words of the wavefront that is being filled, then those of this part
+  for (int first = 0; first < 32; first += part) {
+    int count = kept;
+    for (int lane = first; lane < first + part; ++lane)
       if (lanes >> lane & 1)
-        for (int word = 0; word < words; ++word) wanted[count++] = address[lane] / 4 + uint64_t(word);
-    count = distinct(wanted, count);
-    int load[32] = {}, longest = 0;
-    for (int i = 0; i < count; ++i) longest = std::max(longest, ++load[wanted[i] % 32]);
-    total += longest;
+        for (int word = 0; word < words; ++word) wanted[count++] = address[lane] / 4 + uint32_t(word);
+    if (count == kept) continue;
+    uint32_t merged[64];
+    std::copy(wanted, wanted + count, merged);
+    int together = distinct(merged, count);
+    if (kept > 0 && longest_bank(merged, together) > 1) {  // begin anew with this part alone
+      std::copy(wanted + kept, wanted + count, merged);
+      together = distinct(merged, count - kept);
+      kept = 0;
+    }
+    const int turns = longest_bank(merged, together);
+    total += kept > 0 ? 0 : turns;
+    kept = turns == 1 ? together : 0;
+    std::copy(merged, merged + kept, wanted);
   }
   return total;
 }
 
+// The commonest request: all lanes, one element after the other.
+bool is_contiguous(int bytes, uint32_t lanes, const uint32_t* address) {
+  if (lanes != 0xffffffffu) return false;
+  uint32_t wrong = 0;
+  for (uint32_t lane = 0; lane < 32; ++lane) wrong |= address[lane] ^ (address[0] + lane * uint32_t(bytes));
+  return wrong == 0;
+}
+
 }  // namespace
 
-void tally(Space space, int bytes, uint32_t lanes, const uint64_t* address, Traffic& traffic) {
-  uint64_t touched[32];
+void tally(Space space, int bytes, uint32_t lanes, const uint32_t* address, Traffic& traffic) {
+  const int unit = is_shared(space) ? 128 : 32;
+  ++traffic.requests;
+  traffic.bytes += __builtin_popcount(lanes) * bytes;
+  if (is_contiguous(bytes, lanes, address)) {
+    const uint32_t first = address[0], last = first + 32 * uint32_t(bytes) - 1;
+    const int ideal = std::max(1, 32 * bytes / unit);
+    traffic.ideal += ideal;
+    traffic.units += is_shared(space) ? ideal : int(last / 32 - first / 32 + 1);
+    return;
+  }
+  uint32_t touched[32];
   int count = 0;
   for (uint32_t rest = lanes; rest; rest &= rest - 1) touched[count++] = address[__builtin_ctz(rest)];
-  ++traffic.requests;
-  traffic.bytes += count * bytes;
   count = distinct(touched, count);
-  const int unit = is_shared(space) ? 128 : 32;
   traffic.ideal += (count * bytes + unit - 1) / unit;
   if (is_shared(space)) {
     traffic.units += wavefronts(bytes, lanes, address);
@@ -69,42 +100,37 @@ void tally(Space space, int bytes, uint32_t lanes, const uint64_t* address, Traf
   }
 }
 
-WarpLog::Stream& WarpLog::stream(const Site& site, Space space, int bytes, Counters& counters) {
+size_t WarpLog::find(Site site, Space space, int bytes, Counters& counters) {
   if (streams_.size() > table_size / 2) flush(counters), clear();
-  size_t slot = size_t(site.line() * 31 + site.column() * 7 + unsigned(bytes) + unsigned(space) * 3) % table_size;
-  for (;; slot = (slot + 1) % table_size) {
-    if (!table_[slot]) break;
-    Stream& found = streams_[table_[slot] - 1u];
-    if (same_site(found.site, site) && found.space == space && found.bytes == bytes) return found;
+  size_t slot = (reinterpret_cast<uintptr_t>(key_of(site)) / 8 + unsigned(bytes)) % table_size;
+  for (; table_[slot]; slot = (slot + 1) % table_size) {
+    const Stream& found = streams_[table_[slot] - 1u];
+    if (found.key == key_of(site) && found.space == space && found.bytes == bytes) break;
   }
-  streams_.push_back({site, space, bytes, {}, 0, {}});
-  table_[slot] = uint16_t(streams_.size());
-  return streams_.back();
+  if (!table_[slot]) {
+    streams_.push_back({key_of(site), space, bytes, 0, 0, {}, {}});
+    table_[slot] = uint16_t(streams_.size());
+  }
+  const size_t found = table_[slot] - 1u;
+  if (last_ < streams_.size()) streams_[last_].following = found;
+  return found;
 }
 
-void WarpLog::record(const Site& site, Space space, int bytes, int lane, uint64_t address, Counters& counters) {
-  Stream& at = stream(site, space, bytes, counters);
-  const uint32_t index = at.next[lane]++;
-  if (index >= at.used) {
-    at.used = index + 1;
-    if (at.requests.size() < at.used) at.requests.emplace_back();
-  }
-  Request& request = at.requests[index];
-  request.lanes |= 1u << lane;
-  request.address[lane] = address;
-  if (request.lanes != 0xffffffffu) return;
-  tally(space, bytes, request.lanes, request.address, counters.traffic[int(space)]);
+void WarpLog::open_request(Stream& at, uint32_t index) {
+  at.used = index + 1;
+  if (at.requests.size() < at.used) at.requests.emplace_back();
+}
+
+void WarpLog::close(Stream& at, Request& request, Counters& counters) {
+  tally(at.space, at.bytes, request.lanes, request.address, counters.traffic[int(at.space)]);
   request.lanes = 0;
 }
 
 void WarpLog::flush(Counters& counters) {
   for (Stream& at : streams_) {
     if (!at.used) continue;
-    for (uint32_t i = 0; i < at.used; ++i) {
-      Request& request = at.requests[i];
-      if (request.lanes) tally(at.space, at.bytes, request.lanes, request.address, counters.traffic[int(at.space)]);
-      request.lanes = 0;
-    }
+    for (uint32_t i = 0; i < at.used; ++i)
+      if (at.requests[i].lanes) close(at, at.requests[i], counters);
     at.used = 0;
     std::fill(std::begin(at.next), std::end(at.next), 0u);
   }
@@ -112,7 +138,8 @@ void WarpLog::flush(Counters& counters) {
 
 void WarpLog::clear() {
   streams_.clear();
-  std::fill(std::begin(table_), std::end(table_), uint16_t(0));
+  last_ = 0;
+  std::fill(table_.begin(), table_.end(), uint16_t(0));
 }
 
 namespace {

@@ -38,8 +38,24 @@ struct Counters {
 // The accesses of one warp's lanes, on their way to becoming requests.
 class WarpLog {
  public:
-  // `address` counts from a 128-byte boundary.
-  void record(const Site& site, Space space, int bytes, int lane, uint64_t address, Counters& counters);
+  // `address` counts from a 128-byte boundary, modulo 4 GB.
+  void record(Site site, Space space, int bytes, int lane, uint32_t address, Counters& counters) {
+    // The lanes of a warp go through the same places in the same order: first look where the last lane went from here.
+    size_t here = streams_.empty() ? 0 : streams_[last_].following;
+    if (here >= streams_.size() || streams_[here].key != key_of(site) || streams_[here].bytes != bytes ||
+        streams_[here].space != space) [[unlikely]]
+      here = find(site, space, bytes, counters);
+    last_ = here;
+    Stream& at = streams_[here];
+    const uint32_t index = at.next[lane]++;
+    if (index >= at.used) [[unlikely]]
+      open_request(at, index);
+    Request& request = at.requests[index];
+    request.lanes |= 1u << lane;
+    request.address[lane] = address;
+    if (request.lanes == 0xffffffffu) [[unlikely]]
+      close(at, request, counters);
+  }
   // The warp's lanes have met: what they do from now on belongs to other requests.
   void flush(Counters& counters);
   void clear();
@@ -47,26 +63,30 @@ class WarpLog {
  private:
   struct Request {
     uint32_t lanes = 0;
-    uint64_t address[32];
+    uint32_t address[32];
   };
   struct Stream {  // the accesses at one place in the source
-    Site site;
+    const void* key;
     Space space;
     int bytes;
+    size_t following = 0;    // where a lane went next
+    uint32_t used = 0;       // requests
     uint32_t next[32] = {};  // which request a lane's next access belongs to
-    uint32_t used = 0;
     std::vector<Request> requests;
   };
-  Stream& stream(const Site& site, Space space, int bytes, Counters& counters);
+  size_t find(Site site, Space space, int bytes, Counters& counters);
+  static void open_request(Stream& at, uint32_t index);
+  static void close(Stream& at, Request& request, Counters& counters);
 
-  static constexpr size_t table_size = 512;
+  static constexpr size_t table_size = 1024;
   std::vector<Stream> streams_;
-  uint16_t table_[table_size] = {};  // hash of the place -> index in streams_ + 1
+  size_t last_ = 0;
+  std::vector<uint16_t> table_ = std::vector<uint16_t>(table_size);  // hash of the place -> index in streams_ + 1
 };
 
 // Adds one request of `lanes` lanes; `address` is indexed by lane. Used directly by collectives, whose lanes come
 // together.
-void tally(Space space, int bytes, uint32_t lanes, const uint64_t* address, Traffic& traffic);
+void tally(Space space, int bytes, uint32_t lanes, const uint32_t* address, Traffic& traffic);
 
 // Totals by kernel name since the start or the last reset, over all launches of the process.
 std::map<std::string, Counters> all_counters();

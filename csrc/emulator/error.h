@@ -11,15 +11,15 @@ struct EmulatorError : LaunchError {
 };
 
 // "kernels/direct.cuh:57"
-std::string describe(const Site& site);
+std::string describe(Site site);
 
 std::string hex(uint32_t mask);
 
 // Throws with the kernel, block and thread that is running, and `site`, in front of the message.
-[[noreturn]] void fail_text(const Site& site, const std::string& message);
+[[noreturn]] void fail_text(Site site, const std::string& message);
 
 template <class... Parts>
-[[noreturn, gnu::noinline, gnu::cold]] void fail(const Site& site, const Parts&... message) {
+[[noreturn, gnu::noinline, gnu::cold]] void fail(Site site, const Parts&... message) {
   fail_text(site, concat(message...));
 }
 

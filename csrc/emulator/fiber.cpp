@@ -11,12 +11,15 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
-// fastconv_switch(void** save, void* load): push the callee-saved registers, exchange stack pointers, pop, jump. The
-// first arrival on a new stack pops what prepare() put there.
+// Push the callee-saved registers, exchange stack pointers, pop, return. The first arrival on a new stack pops what
+// prepare() put there. It ends in a return, not in a jump: fibers that wait at the same place have the same chain of
+// calls, so the processor predicts this return and those that follow (a third of the time of a switch).
 #if defined(__x86_64__)
 asm(R"(
 .text
 .p2align 4
+.globl fastconv_switch
+.hidden fastconv_switch
 .type fastconv_switch,@function
 fastconv_switch:
   pushq %rbp
@@ -33,14 +36,15 @@ fastconv_switch:
   popq %r12
   popq %rbx
   popq %rbp
-  popq %rcx
-  jmp *%rcx
+  ret
 .size fastconv_switch,.-fastconv_switch
 )");
 #elif defined(__aarch64__)
 asm(R"(
 .text
 .p2align 4
+.globl fastconv_switch
+.hidden fastconv_switch
 .type fastconv_switch,%function
 fastconv_switch:
   sub sp, sp, #160
@@ -68,14 +72,12 @@ fastconv_switch:
   ldp d12, d13, [sp, #128]
   ldp d14, d15, [sp, #144]
   add sp, sp, #160
-  br x30
+  ret
 .size fastconv_switch,.-fastconv_switch
 )");
 #else
 #error "the emulator's fiber switch is written for x86-64 and aarch64"
 #endif
-
-extern "C" void fastconv_switch(void** save, void* load);
 
 namespace fastconv::emulator {
 namespace {
@@ -108,15 +110,13 @@ void prepare(Fiber& fiber, void (*entry)()) {
   fiber.stack_pointer = frame;
 }
 
-void switch_fiber(Fiber& from, Fiber& to) {
 #if defined(__SANITIZE_ADDRESS__)
+void switch_sanitized(Fiber& from, Fiber& to) {
   __sanitizer_start_switch_fiber(&from.sanitizer, to.stack, to.bytes);
-#endif
   fastconv_switch(&from.stack_pointer, to.stack_pointer);
-#if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(from.sanitizer, nullptr, nullptr);
-#endif
 }
+#endif
 
 void fiber_started() {
 #if defined(__SANITIZE_ADDRESS__)

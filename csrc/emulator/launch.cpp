@@ -14,7 +14,7 @@
 
 namespace fastconv::emulator {
 
-std::string describe(const Site& site) {
+std::string describe(Site site) {
   std::string file = site.file_name();
   const size_t root = file.rfind("csrc/");
   if (root != std::string::npos) file = file.substr(root);
@@ -27,7 +27,7 @@ std::string hex(uint32_t mask) {
   return text;
 }
 
-void fail_text(const Site& site, const std::string& message) {
+void fail_text(Site site, const std::string& message) {
   if (!current_thread) throw EmulatorError(message);
   const Thread& thread = self();
   const Block& block = *thread.block;

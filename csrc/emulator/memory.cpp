@@ -32,7 +32,7 @@ std::string nearest_region(uintptr_t address, int bytes, const std::vector<devic
 
 }  // namespace
 
-void inspect_global(const void* p, int bytes, Access access, const Site& site) {
+void find_region(const void* p, int bytes, Access access, Site site) {
   const auto address = reinterpret_cast<uintptr_t>(p);
   Block& block = *self().block;
   const auto& regions = block.grid->launch.regions;
@@ -43,40 +43,46 @@ void inspect_global(const void* p, int bytes, Access access, const Site& site) {
   }
   if (!home)
     fail(site, name_of(access), " of ", bytes, " bytes out of bounds: ", nearest_region(address, bytes, regions));
-  if (address % uintptr_t(bytes))
-    fail(site, "misaligned ", name_of(access), " of ", bytes, " bytes at byte ",
-         address - reinterpret_cast<uintptr_t>(home->address), " of ", home->name, ": the address is ",
-         address % uintptr_t(bytes), " past a multiple of ", bytes);
-  block.recent_begin = reinterpret_cast<uintptr_t>(home->address);
-  block.recent_end = block.recent_begin + uintptr_t(home->bytes);
-  if (!block.watch_global) return;
-  const uint64_t offset = address - block.recent_begin;
-  const size_t number = size_t(home - regions.data());
-  if (block.grid->races)
-    block.grid->races->access(number, int64_t(offset), bytes, access, block.epoch, block.races->grouped(), site);
-  if (!block.counting) return;
-  // Host allocators align to 16 bytes, the device's to 256 and more: only what is odd to 16 is taken for an offset.
-  const uint64_t place = uint64_t(number) << 40 | (offset + block.recent_begin % 16);
-  const Thread& me = self();
-  block.warp(me.warp).log.record(site, Space(int(access)), bytes, me.lane, place, block.counters);
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(home->address), odd = address % uintptr_t(bytes);
+  if (odd)
+    fail(site, "misaligned ", name_of(access), " of ", bytes, " bytes at byte ", address - begin, " of ", home->name,
+         ": the address is ", odd, " past a multiple of ", bytes);
+  block.recent_begin = begin;
+  block.recent_end = begin + uintptr_t(home->bytes);
+  block.recent_region = int(home - regions.data());
 }
 
-void inspect_shared(const SharedSpan& span, int64_t address, int bytes, Access access, const Site& site) {
-  if (address < span.begin || address + bytes > span.end)
-    fail(site, name_of(access), " of ", bytes, " bytes out of bounds: at byte ", address - span.begin,
-         " of a shared array of ", span.end - span.begin, " bytes");
-  if (address % bytes)
+void refuse_shared(const SharedSpan& span, int64_t address, int bytes, Access access, Site site) {
+  if (address >= span.begin && address + bytes <= span.end)
     fail(site, "misaligned shared ", name_of(access), " of ", bytes, " bytes at byte ", address - span.begin);
+  fail(site, "shared ", name_of(access), " of ", bytes, " bytes out of bounds: at byte ", address - span.begin,
+       " of a shared array of ", span.end - span.begin, " bytes");
+}
+
+void observe_global(const void* p, int bytes, Access access, Site site) {
   const Thread& me = self();
   Block& block = *me.block;
-  block.check_pending(uint32_t(address), bytes, name_of(access), site);
-  if (block.races) block.races->access(uint32_t(address), bytes, access, site);
-  if (block.counting)
-    block.warp(me.warp).log.record(site, Space(int(Space::shared_load) + int(access)), bytes, me.lane,
-                                   uint64_t(address), block.counters);
+  const uint64_t offset = reinterpret_cast<uintptr_t>(p) - block.recent_begin;
+  if (block.grid->races)
+    block.grid->races->access(size_t(block.recent_region), int64_t(offset), bytes, access, block.epoch,
+                              block.races->grouped(), site);
+  if (!block.counting) return;
+  // Host allocators align to 16 bytes, the device's to 256 and more: only what is odd to 16 is taken for an offset. The
+  // multiple keeps regions apart.
+  const uint64_t place = offset + block.recent_begin % 16 + uint64_t(block.recent_region) * 0x9e3779a0u;
+  block.warp(me.warp).log.record(site, Space(int(access)), bytes, me.lane, uint32_t(place), block.counters);
 }
 
-SharedSpan dynamic_shared(int64_t byte_offset, int64_t bytes, const Site& site) {
+void observe_shared(uint32_t address, int bytes, Access access, Site site) {
+  const Thread& me = self();
+  Block& block = *me.block;
+  block.check_pending(address, bytes, name_of(access), site);
+  if (block.races) block.races->access(address, bytes, access, site);
+  const auto space = Space(int(Space::shared_load) + int(access));
+  if (block.counting) block.warp(me.warp).log.record(site, space, bytes, me.lane, address, block.counters);
+}
+
+SharedSpan dynamic_shared(int64_t byte_offset, int64_t bytes, Site site) {
   const Block& block = *self().block;
   const int64_t begin = shared_base + byte_offset, end = bytes < 0 ? block.dynamic_end() : begin + bytes;
   if (byte_offset < 0 || begin > block.dynamic_end() || end > block.dynamic_end())

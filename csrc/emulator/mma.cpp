@@ -45,7 +45,7 @@ void load_matrices(Collective& group) {
   const LoadLane& shape = lane_of<LoadLane>(group, 0);
   for (int matrix = 0; matrix < shape.matrices; ++matrix) {
     uint16_t rows[8][8];
-    uint64_t addresses[32] = {};
+    uint32_t addresses[32] = {};
     for (int row = 0; row < 8; ++row) {
       const int lane = matrix * 8 + row;
       const LoadLane& source = lane_of<LoadLane>(group, lane);
@@ -142,12 +142,12 @@ void mma_any(Collective& group) {
 
 }  // namespace
 
-void ldmatrix(uint32_t* r, int matrices, bool transposed, uint32_t shared_address, const Site& site) {
+void ldmatrix(uint32_t* r, int matrices, bool transposed, uint32_t shared_address, Site site) {
   LoadLane mine{r, shared_address, matrices, transposed, site};
   self().block->collective(full, "ldmatrix", &mine, load_matrices, site);
 }
 
-void mma(Mma shape, float* d, const uint32_t* a, const uint32_t* b, const Site& site) {
+void mma(Mma shape, float* d, const uint32_t* a, const uint32_t* b, Site site) {
   static constexpr void (*finish[])(Collective&) = {mma_any<f16, 16>, mma_any<bf16, 16>, mma_any<f16, 8>,
                                                     mma_any<bf16, 8>, mma_any<float, 8>, mma_any<float, 4>};
   MmaLane mine{d, a, b};

@@ -48,7 +48,7 @@ bool SharedRaces::ordered(int other, uint32_t clock, int thread) {
   return other == thread || (grouped_ && seen(thread, other) >= clock);
 }
 
-uint16_t SharedRaces::number_of(const Site& site) {
+uint16_t SharedRaces::number_of(Site site) {
   for (size_t i = 0; i < sites_.size(); ++i)
     if (same_site(sites_[i], site)) return uint16_t(i);
   sites_.push_back(site);
@@ -66,8 +66,7 @@ uint32_t SharedRaces::with_read(uint32_t set, const Read& read) {
   return grown = uint32_t(reads_.size() - 1);
 }
 
-void SharedRaces::report(uint32_t address, Access access, const Site& site, const char* verb, int other,
-                         uint16_t where) {
+void SharedRaces::report(uint32_t address, Access access, Site site, const char* verb, int other, uint16_t where) {
   const Block& block = *self().block;
   const int64_t byte = int64_t(address) - shared_base;
   fail(site, "race on shared memory at byte ", byte,
@@ -76,7 +75,7 @@ void SharedRaces::report(uint32_t address, Access access, const Site& site, cons
        describe(sites_[where]), " have no barrier between them");
 }
 
-void SharedRaces::access(uint32_t address, int bytes, Access access, const Site& site) {
+void SharedRaces::access(uint32_t address, int bytes, Access access, Site site) {
   const int me = self().id;
   const uint32_t clock = seen(me, me);
   const uint16_t where = number_of(site);
@@ -120,7 +119,7 @@ struct Writer {
 }  // namespace
 
 void GlobalRaces::access(size_t region, int64_t offset, int bytes, Access access, uint32_t epoch, bool grouped,
-                         const Site& site) {
+                         Site site) {
   const Thread& me = self();
   const Writer mine(me.block->linear_index, me.id, epoch, access == Access::atomic);
   for (int64_t i = offset; i < offset + bytes; ++i) {

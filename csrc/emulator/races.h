@@ -27,7 +27,7 @@ class SharedRaces {
   bool grouped() const { return grouped_; }  // somebody met in a smaller group since the last sync_all
 
   // Throws if the access of shared bytes [address, address + bytes) by the running thread races.
-  void access(uint32_t address, int bytes, Access access, const Site& site);
+  void access(uint32_t address, int bytes, Access access, Site site);
 
  private:
   struct Cell {
@@ -46,11 +46,10 @@ class SharedRaces {
     uint16_t thread, site;
   };
   uint32_t with_read(uint32_t set, const Read& read);
-  uint16_t number_of(const Site& site);
+  uint16_t number_of(Site site);
   uint32_t& seen(int thread, int other) { return clocks_[size_t(thread) * size_t(threads_) + size_t(other)]; }
   bool ordered(int other, uint32_t clock, int thread);
-  [[noreturn]] void report(uint32_t address, Access access, const Site& site, const char* verb, int other,
-                           uint16_t where);
+  [[noreturn]] void report(uint32_t address, Access access, Site site, const char* verb, int other, uint16_t where);
 
   std::vector<Cell> cells_;
   std::vector<Read> reads_{Read{}};
@@ -67,7 +66,7 @@ class GlobalRaces {
   explicit GlobalRaces(const std::vector<device::Region>& regions);
   // Throws if bytes [offset, offset + bytes) of the region were written by somebody the running thread cannot know to
   // be done. `epoch` counts the block's sync_threads; `grouped`: threads of the block also met in smaller groups.
-  void access(size_t region, int64_t offset, int bytes, Access access, uint32_t epoch, bool grouped, const Site& site);
+  void access(size_t region, int64_t offset, int bytes, Access access, uint32_t epoch, bool grouped, Site site);
 
  private:
   const std::vector<device::Region>& regions_;

@@ -34,7 +34,7 @@ Lane& lane_of(Collective& group, int lane) {
 
 }  // namespace
 
-uint64_t shuffle_bits(Shuffle kind, uint32_t mask, uint64_t value, int operand, const Site& site) {
+uint64_t shuffle_bits(Shuffle kind, uint32_t mask, uint64_t value, int operand, Site site) {
   const int lane = self().lane, source = source_lane(kind, lane, operand);
   if (!(mask >> source & 1))
     fail(site, name_of(kind), " from lane ", source, ", which the mask ", hex(mask),
@@ -50,7 +50,7 @@ uint64_t shuffle_bits(Shuffle kind, uint32_t mask, uint64_t value, int operand, 
   return mine.result;
 }
 
-uint32_t ballot(uint32_t mask, bool value, const Site& site) {
+uint32_t ballot(uint32_t mask, bool value, Site site) {
   BallotLane mine{value, 0};
   const auto finish = [](Collective& group) {
     uint32_t votes = 0;

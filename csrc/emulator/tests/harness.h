@@ -26,6 +26,8 @@ struct TestKernel {
 const std::vector<TestKernel>& conformance_kernels();
 // Kernels with a mistake planted (and, with mistake 0, their correct twins); for the emulator only.
 const std::vector<TestKernel>& mistake_kernels();
+// What the emulator costs.
+const std::vector<TestKernel>& cost_kernels();
 
 // Starts `kernel` (defined where the compiler is the right one).
 void start(const TestKernel& kernel, const device::Launch& config, const Arguments& arguments);
