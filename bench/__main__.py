@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--layouts", type=_subset(LAYOUTS), default=LAYOUTS, metavar="LIST", help=", ".join(LAYOUTS))
     add("--kernel", metavar="NAME", help="force this kernel (see fastconv.use_kernel); native: any but PyTorch's")
     add("--threads", type=int, help="CPU threads of both (default: torch's)")
-    add("--rounds", type=int, default=15, help="interleaved rounds, default 15")
+    add("--rounds", type=int, default=60, help="interleaved rounds at most (default 60)")
     return parser
 
 

@@ -35,8 +35,8 @@ class Samples:
         return statistics.median(self.microseconds)
 
 
-def measure(calls: Sequence[Call], device: str, rounds: int, budget: float = 4.0) -> list[Samples]:
-    """Time each of ``calls`` for up to ``rounds`` rounds; on the CPU for fewer, but 5, beyond ``budget`` seconds."""
+def measure(calls: Sequence[Call], device: str, rounds: int, budget: float = 2.0) -> list[Samples]:
+    """Time each of ``calls`` for ``rounds`` rounds; on the CPU for as many as fit in ``budget`` seconds, at least 5."""
     return _measure_cuda(calls, rounds) if device == "cuda" else _measure_cpu(calls, rounds, budget)
 
 

@@ -33,6 +33,7 @@ FORMULAS = {
     ("average", "fprop"): "y[n,c,p,q] = (1/m) Σ_rs  x[n, c, p·u + r − a, q·u + s − a]   (m: the divisor of the window)",
     ("average", "dgrad"): "gx[n,c,h,w] = Σ_pq  gy[n,c,p,q] / m(p,q) over the windows that hold (h, w)",
 }
+LAST_RESORT = 1e9  # microseconds: a table's way to say "only if nothing else accepts"
 LETTERS = "u stride, d dilation, a padding"
 
 
@@ -225,9 +226,13 @@ def _candidates(plan: Any, backend: str) -> str:
         if not candidate.accepted:
             refusals.append(candidate)
             continue
-        over = units.significant(candidate.cost.microseconds / floor) if floor else ""
+        predicted = candidate.cost.microseconds
         mark = "→" if candidate.kernel == plan.kernel else ""
-        rows.append([mark, candidate.kernel, units.microseconds(candidate.cost.microseconds), over])
+        if predicted >= LAST_RESORT:
+            rows.append([mark, candidate.kernel, "last resort", ""])
+            continue
+        over = units.significant(predicted / floor) if floor else ""
+        rows.append([mark, candidate.kernel, units.microseconds(predicted), over])
     text = "  Accepted, cheapest first by the planner's cost model:\n"
     text += units.table(rows, indent="  ", right=frozenset({2, 3}))
     if refusals:

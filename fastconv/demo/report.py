@@ -30,7 +30,7 @@ def epoch_line(console: Console, race: Race, epoch: int) -> None:
 def kernel_table(rows: list[LayerKernels], backend: str) -> Table:
     """Which kernel ran each layer, forward and backward."""
     table = Table(title=f"Kernels of backend {backend}", title_justify="left", title_style="bold")
-    for column in ("layer", "", "forward", "backward: input", "backward: weight"):
+    for column in ("layer", "", "forward", "input grad", "weight grad"):
         table.add_column(column)
     for row in rows:
         table.add_row(row.name, row.layer, row.forward, row.input_gradient or "–", row.weight_gradient or "–")
