@@ -41,36 +41,60 @@ struct AxisPhase {
   }
 };
 
-// Stores the accumulators: row m and column with offset o go to out[o + m * row_stride]. AlongRows: the rows are
-// contiguous, else the columns. `finish(m, value)` makes the element to store.
+// Storing the accumulators: row m and the column with offset o go to out[o + m * row_stride]; a negative offset is no
+// column. AlongRows: the rows are contiguous in memory, else the columns. `finish(m, sum)` makes the element.
+//
+// Where whole vectors along the contiguous axis are aligned, every thread stores its own.
 template <bool AlongRows, class Element, class T, class Tile, class Offsets, class Finish>
-FC_DEVICE void store_tile(const Accumulators<T, Tile>& sums, Element* out, int64_t row_stride, int first_row, int rows,
-                          bool vector, Offsets column_offset, Finish finish) {
+FC_DEVICE void store_vectors(const Accumulators<T, Tile>& sums, Element* out, int64_t row_stride, int first_row,
+                             int rows, Offsets column_offset, Finish finish) {
   using S = Accumulators<T, Tile>;
-  constexpr int width = AlongRows ? S::row_width : S::column_width;
-  constexpr int down = AlongRows ? 1 : 0, across = 1 - down;  // from element to element of a vector
-  int64_t offset[S::columns];
+  constexpr int width = AlongRows ? S::row_width : S::column_width, down = AlongRows, across = !AlongRows;
   FC_UNROLL
-  for (int j = 0; j < S::columns; ++j)
-    offset[j] = column_offset(sums.first_column + j / S::column_width * S::column_spread + j % S::column_width);
-  FC_UNROLL
-  for (int i = 0; i < S::rows; i += AlongRows ? width : 1) {
-    const int m = first_row + sums.first_row + i / S::row_width * S::row_spread + i % S::row_width;
+  for (int j = 0; j < S::columns; j += across ? width : 1) {
+    const int64_t offset = column_offset(sums.column(j));
     FC_UNROLL
-    for (int j = 0; j < S::columns; j += AlongRows ? 1 : width) {
+    for (int i = 0; i < S::rows; i += down ? width : 1) {
+      const int m = first_row + sums.row(i);
       Vec<Element, width> values;
       FC_UNROLL
       for (int e = 0; e < width; ++e) values[e] = finish(m + e * down, sums.sum[i + e * down][j + e * across]);
-      Element* const first = out + offset[j] + m * row_stride;
-      if (vector) {
-        store_if(m < rows && offset[j] >= 0, as<Vec<Element, width>>(first), values);
-      } else {
-        FC_UNROLL
-        for (int e = 0; e < width; ++e) {
-          const int64_t o = offset[j + e * across];
-          store_if(m + e * down < rows && o >= 0, out + o + (m + e * down) * row_stride, values[e]);
-        }
+      store_if(m < rows && offset >= 0, as<Vec<Element, width>>(out + offset + m * row_stride), values);
+    }
+  }
+}
+
+// Elsewhere a warp passes its accumulators through shared memory, a vector a lane at a time, so that its lanes store
+// neighbouring elements.
+template <bool AlongRows, class Element, class T, class Tile, class Offsets, class Finish>
+FC_DEVICE void store_elements(const Accumulators<T, Tile>& sums, const Shared<accumulator_t<T>>& scratch, Element* out,
+                              int64_t row_stride, int first_row, int rows, Offsets column_offset, Finish finish) {
+  using S = Accumulators<T, Tile>;
+  using A = accumulator_t<T>;
+  constexpr int width = AlongRows ? S::row_width : S::column_width, down = AlongRows, across = !AlongRows;
+  constexpr int run = (AlongRows ? 4 : 8) * width;  // contiguous elements that a warp has
+  const int lane = int(threadIdx.x) % 32, lane_row = lane / 8, lane_column = lane % 8;
+  const Shared<A> mine = scratch + int(threadIdx.x) / 32 * 32 * width;
+  const int put_at = (AlongRows ? lane_column * 4 + lane_row : lane) * width;
+  FC_UNROLL
+  for (int j = 0; j < S::columns; j += across ? width : 1) {
+    // Columns side by side: the one that this lane will store; else its own.
+    const int64_t offset = column_offset(across ? sums.column(j) - lane_column * width + lane % run : sums.column(j));
+    FC_UNROLL
+    for (int i = 0; i < S::rows; i += down ? width : 1) {
+      Vec<A, width> values;
+      FC_UNROLL
+      for (int e = 0; e < width; ++e) values[e] = sums.sum[i + e * down][j + e * across];
+      mine.template store_as<Vec<A, width>>(put_at, values);
+      sync_warp();
+      FC_UNROLL
+      for (int q = 0; q < width; ++q) {
+        const int at = lane + 32 * q;
+        const int m = first_row + sums.row(i) - lane_row * S::row_width + (down ? at % run : at / run * S::row_width);
+        const int64_t o = across ? offset : shuffle(full_warp, offset, at / run);
+        store_if(m < rows && o >= 0, out + o + m * row_stride, finish(m, mine.load(at)));
       }
+      sync_warp();
     }
   }
 }
@@ -82,7 +106,7 @@ struct GatherConfig {
   using T = T_;
   using Tile = Tile_;
   static constexpr Access walk = Walk_;
-  static constexpr int threads = Tile::threads, blocks = 1;
+  static constexpr int threads = Tile::threads;
   static constexpr int vector = walk == Access::nhwc_vector ? vector_length<T> : 1;
   // Counting order of the depth: (channel, t, r, s), or (t, r, s, channel) channels last.
   static constexpr int first_axis = channels_last<walk> ? 0 : 1;
@@ -90,6 +114,7 @@ struct GatherConfig {
       std::conditional_t<FilterAlongRows, AlongTile<T, Tile::rows, vector>, AlongDepth<T, Tile::rows, vector>>;
   using SourceSweep =
       std::conditional_t<channels_last<walk>, AlongDepth<T, Tile::columns, vector>, AlongTile<T, Tile::columns, 1>>;
+  static constexpr int blocks = resident_blocks<T, Tile, SourceSweep>;
   using Filter = Operand<T, FilterSweep, Tile::rows, first_axis, int64_t>;
   using Source = Operand<T, SourceSweep, Tile::columns, first_axis, Spot>;
 };
@@ -151,11 +176,10 @@ FC_DEVICE Extents tap_extents(const AxisPhase (&axis)[3], int channels) {
 }
 
 // The bias is added and the result narrowed; digits of the columns give their place in the output.
-template <class Config, class Sums>
+template <class Config, class Sums, class A>
 FC_DEVICE void gather_epilogue(const GatherParams& p, const GatherBlock& block, const Extents& positions,
-                               const Sums& sums) {
+                               const Sums& sums, const Shared<A>& scratch) {
   using T = typename Config::T;
-  using A = accumulator_t<T>;
   Lattice<1> lattice;
   lattice.base = block.group * p.out_strides.group, lattice.stride[0] = p.out_strides.batch;
   FC_UNROLL
@@ -171,8 +195,15 @@ FC_DEVICE void gather_epilogue(const GatherParams& p, const GatherBlock& block, 
   const auto finish = [&](int row, A sum) {
     return narrow<T>(p.bias ? sum + A(widen(load_if(row < p.rows, bias + row))) : sum);
   };
-  store_tile<channels_last<Config::walk>>(sums, static_cast<T*>(p.out), p.out_strides.channel, block.first_row, p.rows,
-                                          p.vector_stores, column_offset, finish);
+  constexpr bool along_rows = channels_last<Config::walk>;
+  T* out = static_cast<T*>(p.out);
+  const int64_t row_stride = p.out_strides.channel;
+  if (p.vector_stores) {
+    store_vectors<along_rows>(sums, out, row_stride, block.first_row, p.rows, column_offset, finish);
+  } else {
+    sync_threads();  // the scratch lies over the tiles
+    store_elements<along_rows>(sums, scratch, out, row_stride, block.first_row, p.rows, column_offset, finish);
+  }
 }
 
 template <class Config>
@@ -225,7 +256,7 @@ void direct_gather(const FC_GRID_CONSTANT GatherParams p) {
     const int steps = int((taps.volume() + Tile::depth - 1) / Tile::depth);
     sums.accumulate(filter, source, filter_tiles, source_tiles, steps);
   }
-  gather_epilogue<Config>(p, block, positions, sums);
+  gather_epilogue<Config>(p, block, positions, sums, source_tiles);
 }
 
 // wgrad. NCHW: both operands lie along the depth (pixels); channels last: along the tile (channels), in vectors.
@@ -234,11 +265,12 @@ struct WgradConfig {
   using T = T_;
   using Tile = Tile_;
   static constexpr Access walk = Walk_;
-  static constexpr int threads = Tile::threads, blocks = 1;
+  static constexpr int threads = Tile::threads;
   static constexpr int vector = walk == Access::nhwc_vector ? vector_length<T> : 1;
   static constexpr int first_axis = channels_last<walk> ? 0 : 1;  // of the columns' counting order
   template <int Extent>
   using Sweep = std::conditional_t<channels_last<walk>, AlongTile<T, Extent, vector>, AlongDepth<T, Extent, 1>>;
+  static constexpr int blocks = resident_blocks<T, Tile, Sweep<Tile::columns>>;
   using Gradient = Operand<T, Sweep<Tile::rows>, Tile::rows, 1, int64_t>;
   using Source = Operand<T, Sweep<Tile::columns>, Tile::columns, 1, Spot>;
 };
@@ -293,12 +325,18 @@ void direct_wgrad(const FC_GRID_CONSTANT WgradParams p) {
   const auto column_offset = [&](int column) {
     return first_column + column < p.columns ? int64_t(first_column + column) : int64_t(-1);
   };
+  const auto put = [&](auto* out, auto finish) {
+    if (p.vector_stores) {
+      store_vectors<false>(sums, out + place, p.columns, first_row, p.rows, column_offset, finish);
+    } else {
+      sync_threads();  // the scratch lies over the tiles
+      store_elements<false>(sums, source_tiles, out + place, p.columns, first_row, p.rows, column_offset, finish);
+    }
+  };
   if (p.partial) {
-    store_tile<false>(sums, static_cast<A*>(p.out) + place, p.columns, first_row, p.rows, p.vector_stores,
-                      column_offset, [](int, A sum) { return sum; });
+    put(static_cast<A*>(p.out), [](int, A sum) { return sum; });
   } else {
-    store_tile<false>(sums, static_cast<T*>(p.out) + place, p.columns, first_row, p.rows, p.vector_stores,
-                      column_offset, [](int, A sum) { return narrow<T>(sum); });
+    put(static_cast<T*>(p.out), [](int, A sum) { return narrow<T>(sum); });
   }
 }
 

@@ -21,7 +21,9 @@ void launch_gather(DirectTile tile, Access walk, bool filter_along_rows, const d
                    const GatherParams& params) {
   visit_tile<T>(tile, [&](auto shape) {
     using Shape = decltype(shape);
-    if (walk == Access::nchw) {
+    if (walk == Access::nchw && filter_along_rows) {
+      device::launch(direct_gather<GatherConfig<T, Shape, Access::nchw, true>>, launch, params);
+    } else if (walk == Access::nchw) {
       device::launch(direct_gather<GatherConfig<T, Shape, Access::nchw, false>>, launch, params);
     } else if (walk == Access::nhwc) {
       device::launch(direct_gather<GatherConfig<T, Shape, Access::nhwc, false>>, launch, params);

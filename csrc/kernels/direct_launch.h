@@ -22,7 +22,7 @@ constexpr bool has_tile(DirectTile tile) {
   return tile != DirectTile::large || std::is_same_v<T, float>;
 }
 
-// `filter_along_rows` goes with Access::nhwc_vector only (dgrad).
+// `filter_along_rows` (dgrad where the filter's rows are contiguous) goes with Access::nchw and nhwc_vector.
 template <class T>
 void launch_gather(DirectTile tile, Access walk, bool filter_along_rows, const device::Launch& launch,
                    const GatherParams& params);

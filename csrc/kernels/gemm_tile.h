@@ -82,6 +82,12 @@ struct AlongTile {
   }
 };
 
+// Blocks that an SM should hold, by registers: two where 128 a thread are enough.
+template <class T, class Tile, class SourceSweep>
+constexpr int resident_blocks =
+    sizeof(accumulator_t<T>) == 8 || Tile::thread_rows * Tile::thread_columns > 16 || SourceSweep::tile_count > 4 ? 1
+                                                                                                                  : 2;
+
 // One operand. `Element` of it is base[place[i] + lattice(position[j])], guarded: Guard is Spot (the sum of the two
 // spots must lie inside the source) or int64_t (a plain offset; negative: nothing there).
 template <class T, class Sweep, int Extent, int First, class Guard>
@@ -190,6 +196,10 @@ struct Accumulators {
       for (int j = 0; j < columns; ++j) sum[i][j] = 0;
     }
   }
+
+  // Place in the tile of sum[i][j].
+  FC_DEVICE int row(int i) const { return first_row + i / row_width * row_spread + i % row_width; }
+  FC_DEVICE int column(int j) const { return first_column + j / column_width * column_spread + j % column_width; }
 
   template <class OperandA, class OperandB>
   FC_DEVICE void multiply(const Shared<A>& a_tile, const Shared<A>& b_tile) {

@@ -204,13 +204,13 @@ struct GatherRun {
     const bool vectors = walk == Access::nhwc_vector && aligned(args.a, bytes) && aligned(args.b, bytes);
     const Access access = walk == Access::nhwc_vector && !vectors ? Access::nhwc : walk;
     const bool dgrad = pass == Pass::dgrad;
+    const bool along_rows = dgrad && (vectors || (walk == Access::nchw && volume(problem.filter) == 1));
     auto launch = one_dimensional(dgrad ? "direct_dgrad" : "direct_fprop", blocks, direct_threads, args.stream);
     name_regions(launch, {{args.a, element * (dgrad ? problem.y_elements() : problem.x_elements()), dgrad ? "gy" : "x"},
                           {args.b, element * problem.w_elements(), "weight"},
                           {args.bias, element * problem.k, "bias"},
                           {args.out, element * (dgrad ? problem.x_elements() : problem.y_elements()), "output"}});
-    visit_dtype(problem.dtype,
-                [&](auto t) { launch_gather<decltype(t)>(tile, access, vectors && dgrad, launch, now); });
+    visit_dtype(problem.dtype, [&](auto t) { launch_gather<decltype(t)>(tile, access, along_rows, launch, now); });
   }
 };
 
