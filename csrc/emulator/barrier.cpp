@@ -70,7 +70,6 @@ void Block::collective(uint32_t mask, const char* name, void* argument, void (*f
       if (!found) found = &other;
     } else if (other.mask == mask) {
       found = &other;
-      break;
     } else if ((other.arrived & mask) && (other.mask & mine)) {  // each waits for the other
       fail(site, name, ": divergent warp: the mask here is ", hex(mask), ", but lanes ", hex(other.arrived & mask),
            " wait for this one in ", other.name, " with the mask ", hex(other.mask), " at ", describe(other.site));

@@ -26,6 +26,8 @@ struct TestKernel {
 const std::vector<TestKernel>& conformance_kernels();
 // Kernels with a mistake planted (and, with mistake 0, their correct twins); for the emulator only.
 const std::vector<TestKernel>& mistake_kernels();
+// Known memory traffic, for the counters.
+const std::vector<TestKernel>& traffic_kernels();
 // What the emulator costs.
 const std::vector<TestKernel>& cost_kernels();
 

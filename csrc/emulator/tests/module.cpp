@@ -17,7 +17,7 @@ namespace {
 using Triple = std::array<unsigned, 3>;
 
 const TestKernel& find(const std::string& name) {
-  for (const auto* kernels : {&conformance_kernels(), &mistake_kernels(), &cost_kernels()})
+  for (const auto* kernels : {&conformance_kernels(), &mistake_kernels(), &traffic_kernels(), &cost_kernels()})
     for (const TestKernel& kernel : *kernels)
       if (name == kernel.name) return kernel;
   throw InvalidArgument(concat("no test kernel '", name, "'"));
