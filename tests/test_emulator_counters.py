@@ -67,7 +67,7 @@ def test_a_loop_makes_a_request_a_turn_and_warps_do_not_mix():
 
 def test_lanes_that_are_off_make_no_traffic():
     counted = count("ragged", **WARP)["global_load"]
-    # Even lanes: every sector; then turns of 24, 16 and 8 lanes, each in all 4 sectors: 96, 64 and 32 bytes at best 3, 2, 1.
+    # 16 even lanes; then turns of 24, 16 and 8 lanes. Each touches all 4 sectors, where 2, 3, 2 and 1 could do.
     assert counted == {"requests": 4, "sectors": 16, "ideal": 2 + 3 + 2 + 1, "bytes": 4 * (16 + 24 + 16 + 8)}
 
 

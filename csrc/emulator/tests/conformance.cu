@@ -1,5 +1,6 @@
 // One tiny kernel for every primitive of device/. Inputs are arrays 0 and 1, the output is array 2; one block of 64
 // threads unless the test says otherwise. tests/test_conformance.py holds the numpy oracles and compares with the GPU.
+#include "device/device.h"
 #include "emulator/tests/harness.h"
 
 namespace fastconv::testing {

@@ -1,4 +1,5 @@
 // What the emulator itself costs: measured by cost.py beside this file.
+#include "device/device.h"
 #include "emulator/tests/harness.h"
 
 namespace fastconv::testing {

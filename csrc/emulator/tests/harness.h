@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "device/device.h"
+#include "device/launch.h"
 
 namespace fastconv::testing {
 

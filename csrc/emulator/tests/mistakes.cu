@@ -1,5 +1,6 @@
 // Kernels with a mistake planted. a.n[0] says which; 0 is the correct twin, which must pass under every schedule,
 // poison and the race checker. tests/test_emulator.py plants each and demands the diagnosis.
+#include "device/device.h"
 #include "emulator/tests/harness.h"
 
 namespace fastconv::testing {

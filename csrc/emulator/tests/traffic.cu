@@ -1,4 +1,5 @@
 // Kernels whose memory traffic is known by hand: tests/test_emulator_counters.py holds the figures.
+#include "device/device.h"
 #include "emulator/tests/harness.h"
 
 namespace fastconv::testing {
