@@ -29,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     try:
         layers = select(options.suite, options.layers)
-        fastconv.use_kernel(options.kernel).__exit__()  # only to check the name
+        with fastconv.use_kernel(options.kernel):  # an unknown name is an error before anything runs
+            pass
     except ValueError as error:
         print(f"bench: error: {error}", file=sys.stderr)
         return 2

@@ -80,9 +80,9 @@ class Case:
 
     def errors(self, *calls: Callable[[], tuple[Tensor, ...]]) -> list[float]:
         """Each call's largest error against torch in float64, relative to the largest value of the result."""
-        truth = [each.double().cpu() for each in self.call(torch_functional, torch.float64)()]
+        truth = [each.detach() for each in self.call(torch_functional, torch.float64)()]
         return [max(_error(value, exact) for value, exact in zip(call(), truth, strict=True)) for call in calls]
 
 
 def _error(value: Tensor, exact: Tensor) -> float:
-    return ((value.detach().double().cpu() - exact).abs().max() / exact.abs().max()).item()
+    return ((value.detach().double() - exact).abs().max() / exact.abs().max()).item()
