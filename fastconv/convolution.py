@@ -163,11 +163,11 @@ class Convolution:
         if self.plan("fprop", bias is not None).is_aten:
             return self.torch
         launch, channels_last = self._launch("fprop", bias is not None), self.channels_last
-        is_dense = x.stride() == self.x_strides and w.stride() == self.w_strides
-        if is_dense and (bias is None or bias.is_contiguous()):
+        strides = ((x, self.x_strides), (w, self.w_strides), (bias, (1,)))
+        if all(each is None or (each.stride() == wanted and not each.is_neg()) for each, wanted in strides):
             return launch
         return lambda x, w, bias: launch(
-            dense(x, channels_last), dense(w, channels_last), None if bias is None else bias.contiguous()
+            dense(x, channels_last), dense(w, channels_last), None if bias is None else dense(bias, False)
         )
 
     def torch(self, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:

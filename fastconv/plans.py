@@ -100,12 +100,12 @@ def plan(function: Callable[..., Any] | str, *args: Any, pass_: str = "fprop", *
         ValueError: unknown function or pass.
         Whatever the call itself would raise for bad arguments.
     """
-    from . import functional
+    from .routes import BY_NAME
 
     name = function if isinstance(function, str) else getattr(function, "__name__", repr(function))
-    route = functional.ROUTES.get(name)
+    route = BY_NAME.get(name)
     if route is None:
-        raise ValueError(f"function: expected one of {', '.join(functional.ROUTES)}, got {function!r}")
+        raise ValueError(f"function: expected one of {', '.join(BY_NAME)}, got {function!r}")
     return route(*args, **kwargs).plan(pass_)
 
 

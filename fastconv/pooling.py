@@ -29,6 +29,11 @@ class PoolArguments:
     count_include_pad: Any = True
     divisor_override: Any = None
 
+    @classmethod
+    def of(cls, kind: str, arguments: tuple[Any, ...]) -> PoolArguments:
+        """From the positional arguments of torch's function, which has no dilation if the kind is "average"."""
+        return cls(*arguments) if kind == "max" else cls(*arguments[:3], 1, *arguments[3:])
+
     def for_torch(self, kind: str) -> dict[str, Any]:
         """As keyword arguments of torch's function."""
         absent = ("count_include_pad", "divisor_override") if kind == "max" else ("dilation",)
@@ -70,7 +75,7 @@ class Pooling:
         self.module, self.refusal = self._choose_module(x)
         if self.module is not None:
             self._make_problem()
-            self.is_dense = x.stride() == self.x_strides
+            self.is_dense = x.stride() == self.x_strides and not x.is_neg()
         self.forward = self._bind_forward()
 
     def _choose_module(self, x: Tensor) -> tuple[Any, str]:

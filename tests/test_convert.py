@@ -99,7 +99,7 @@ def test_hooks_survive() -> None:
     model[0].register_forward_hook(lambda *_: calls.append("forward"))
     model[0].register_forward_pre_hook(lambda *_: calls.append("pre"))
     model[0].register_full_backward_hook(lambda *_: calls.append("backward"))
-    step(fastconv.convert(model), random_tensor((2, 1, 18, 18), seed=1))
+    step(fastconv.convert(model), random_tensor((2, 1, 18, 18), seed=1).requires_grad_())
     assert calls == ["pre", "forward", "backward"]
 
 

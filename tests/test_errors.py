@@ -217,3 +217,19 @@ def test_a_forced_kernel_that_refuses_says_why() -> None:
     plan = fastconv.plan("conv2d", X, W)
     assert [each.kernel for each in plan.candidates if each.accepted]
     assert all(each.reason for each in plan.candidates if not each.accepted)
+
+
+def test_what_is_only_equal_to_a_known_argument_is_not_taken_for_it(native: Target) -> None:
+    """1 == True == 1.0: a call that is served from memory must still tell them apart."""
+    x, w = X.to(native.device), W.to(native.device)
+    for _ in range(3):
+        FC.conv2d(x, w, stride=1, padding=(1, 1))
+        FC.max_pool2d(x, 2, ceil_mode=True)
+        FC.max_pool2d(x, 2, ceil_mode=False)
+    for stride in (True, 1.0, (1.0, 1), (True, 1)):
+        expected = outcome(lambda s=stride: F.conv2d(x, w, stride=s, padding=(1, 1)))
+        found = outcome(lambda s=stride: FC.conv2d(x, w, stride=s, padding=(1, 1)))
+        assert type(found) is type(expected), stride
+    for ceil_mode in (1, 0):
+        with pytest.raises(TypeError, match="ceil_mode"):
+            FC.max_pool2d(x, 2, ceil_mode=ceil_mode)

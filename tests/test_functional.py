@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 import fastconv
 from fastconv import functional as FC
+from fastconv import repeats, routes
 from fastconv.testing import assert_close_to_float64, integer_tensor, random_tensor
 
 Tensor = torch.Tensor
@@ -304,7 +305,12 @@ def test_results_share_no_memory_with_operands(native: Target) -> None:
 
 
 def test_routes_do_not_grow_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FC, "MAX_ROUTES", 8)
+    monkeypatch.setattr(routes, "MAX_ROUTES", 8)
+    monkeypatch.setattr(repeats, "MOST_KEYS", 8)
     for size in range(3, 30):
         FC.conv2d(torch.zeros(1, 1, size, 3), torch.zeros(1, 1, 3, 3))
-    assert len(FC._routes) <= 8
+    assert len(routes.routes) <= 8 and len(repeats.known) <= 8
+    w = torch.zeros(1, 1, 3, 3)
+    for size in range(3, 30):
+        FC.conv2d(torch.zeros(1, 1, size, 3), w)
+    assert max(map(len, repeats.known.values())) <= repeats.MOST_OF_A_KEY

@@ -1,0 +1,238 @@
+"""The long way of a call: is it plain eager execution, are its arguments good, which plan serves it.
+
+A *route* is a :class:`Convolution` or :class:`Pooling`: everything known about calls with these shapes, strides, dtype,
+device, arguments and settings. Routes are kept, and what runs a call is remembered for calls like it (repeats.py). Bad
+arguments never become a route.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as torch_functional
+
+from . import plans, settings
+from .arguments import Rejected
+from .autograd import apply_average, apply_fprop, apply_max
+from .convolution import ConvArguments, Convolution
+from .dispatch import elsewhere, is_plain, ordinary
+from .pooling import PoolArguments, Pooling
+from .repeats import remember
+
+#: A dynamic shape makes a new route each time; beyond this many the routes start over.
+MAX_ROUTES = 4096
+
+routes: dict[Any, Any] = {}
+
+
+def convolve(
+    function: Callable[..., Any], rank: int, repeat: Any, x: Any, w: Any, bias: Any, *arguments: Any
+) -> Tensor:
+    """A call ``function(x, w, bias, *arguments)`` of conv``rank``d; ``repeat`` is its key among the repeats."""
+    tensors = (x, w) if bias is None else (x, w, bias)
+    if not (all(is_plain(each) for each in tensors) and ordinary()):
+        return elsewhere(function, getattr(torch_functional, f"conv{rank}d"), x, w, bias, *arguments)
+    operands = _autocast(x, w, bias)
+    if x.dim() == rank + 1:
+        return function(x.unsqueeze(0), w, bias, *arguments).squeeze(0)
+    conv = conv_route(rank, *operands, *arguments)
+    run = conv.forward
+    if torch.is_grad_enabled() and any(each.requires_grad for each in tensors):
+        run = _recorded_conv(conv) if conv.is_native else conv.torch
+    result = run(*operands)
+    if operands[0] is x and operands[1] is w and operands[2] is bias and isinstance(conv, Convolution):
+        remember(repeat, arguments, run, *tensors)
+    return result
+
+
+def _recorded_conv(conv: Convolution) -> Callable[..., Tensor]:
+    return lambda x, w, bias: apply_fprop(x, w, bias, conv, conv.forward)
+
+
+def pool(
+    function: Callable[..., Any],
+    rank: int,
+    kind: str,
+    repeat: Any,
+    x: Any,
+    arguments: tuple[Any, ...],
+    return_indices: bool = False,
+) -> Any:
+    """A call of max_pool``rank``d or avg_pool``rank``d; ``repeat`` is its key among the repeats."""
+    rest = (return_indices,) if kind == "max" else ()
+    if not (is_plain(x) and ordinary()):
+        return elsewhere(function, getattr(torch_functional, function.__name__), x, *arguments, *rest)
+    if x.dim() == rank + 1:
+        result = function(x.unsqueeze(0), *arguments, *rest)
+        return tuple(each.squeeze(0) for each in result) if isinstance(result, tuple) else result.squeeze(0)
+    pooling = pool_route(rank, kind, x, *arguments)
+    recorded = torch.is_grad_enabled() and x.requires_grad
+    run = (_max_runner if kind == "max" else _average_runner)(pooling, recorded, bool(return_indices))
+    result = run(x)
+    if isinstance(pooling, Pooling):
+        remember(repeat, (arguments, return_indices), run, x)
+    return result
+
+
+def _average_runner(pooling: Pooling, recorded: bool, _: bool) -> Callable[[Tensor], Tensor]:
+    if not recorded:
+        return pooling.forward
+    return (lambda x: apply_average(x, pooling, pooling.forward)) if pooling.is_native else pooling.torch
+
+
+def _max_runner(pooling: Pooling, recorded: bool, indices: bool) -> Callable[[Tensor], Any]:
+    if recorded:
+        if pooling.is_native:
+            return lambda x: apply_max(x, pooling, indices)
+        return partial(pooling.torch_max, indices=indices)
+    if not indices:
+        return pooling.forward
+    if not isinstance(pooling, Pooling) or pooling.plan("fprop", indices=True).is_aten:
+        return partial(pooling.torch_max, indices=True)
+    return lambda x: pooling.forward_max(x, False, True)[::2]
+
+
+def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The operands as autocast has them for a convolution: floating tensors on its device are cast, except float64."""
+    if not torch._C._is_any_autocast_enabled():
+        return tensors
+    cast = []
+    for tensor in tensors:
+        if tensor is not None and tensor.is_floating_point() and tensor.dtype != torch.float64:
+            device = tensor.device.type
+            if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+                tensor = tensor.to(torch.get_autocast_dtype(device))
+        cast.append(tensor)
+    return tuple(cast)
+
+
+# ---- routes ----
+class _TorchRoute:
+    """A call that our checks would refuse but torch accepts: torch's function runs it."""
+
+    is_native = False
+
+    def __init__(self, call: Callable[..., Any], reason: str) -> None:
+        self.call, self.reason = call, reason
+        self.forward = self.torch = call
+
+    def torch_max(self, x: Tensor, indices: bool) -> Any:
+        return self.call(x, return_indices=indices)
+
+    def plan(self, pass_: str, **_: bool) -> Any:
+        return plans.AtenPlan("a call that only PyTorch accepts", pass_, self.reason)
+
+
+def _settle(refusal: Rejected, name: str, call: Callable[..., Any], *tensors: Any) -> Any:
+    """Torch decides what is an error, and of which type; the words are ours, for they name the argument."""
+    if refusal.certain is not None:
+        raise refusal.certain(f"{name}: {refusal}")
+    try:
+        call(*tensors)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        if type(error) not in (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError):
+            raise
+        raise type(error)(f"{name}: {refusal}") from error
+    route = _TorchRoute(call, str(refusal))
+    plans.note_aten(route.plan("fprop"))
+    return route
+
+
+def _look(tensor: Tensor | None) -> Any:
+    return None if tensor is None else (tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.is_neg())
+
+
+def _typed(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Arguments as part of a dict key in which 1, True and 1.0 differ."""
+    return tuple((type(each), _typed(tuple(each)) if isinstance(each, (tuple, list)) else each) for each in arguments)
+
+
+def _find(key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+    """The kept route of this key, or a new one."""
+    try:
+        route = routes.get(key)
+    except TypeError:  # something unhashable among the arguments: an error, or an array
+        return make()
+    if route is None:
+        route = make()
+        if len(routes) >= MAX_ROUTES:
+            routes.clear()
+        routes[key] = route
+    return route
+
+
+def conv_route(rank: int, x: Any, w: Any, bias: Any, *arguments: Any) -> Any:
+    """The route of a call. Raises what torch raises for bad arguments."""
+    threads = plans.threads_for(x.device)
+    key = ("conv", rank, _look(x), _look(w), _look(bias), _typed(arguments), settings.current, threads)
+    try:
+        return _find(key, lambda: Convolution(x, w, bias, ConvArguments(*arguments), rank))
+    except Rejected as refusal:
+        torch_function = getattr(torch_functional, f"conv{rank}d")
+        return _settle(refusal, f"conv{rank}d", lambda x, w, bias: torch_function(x, w, bias, *arguments), x, w, bias)
+
+
+def pool_route(rank: int, kind: str, x: Any, *arguments: Any) -> Any:
+    """The route of a call. Raises what torch raises for bad arguments."""
+    given = PoolArguments.of(kind, arguments)
+    key = (kind, rank, _look(x), _typed(arguments), settings.current, plans.threads_for(x.device))
+    try:
+        return _find(key, lambda: Pooling(x, given, rank, kind))
+    except Rejected as refusal:
+        name = f"{'max' if kind == 'max' else 'avg'}_pool{rank}d"
+        return _settle(refusal, name, partial(getattr(torch_functional, name), **given.for_torch(kind)), x)
+
+
+# ---- for fastconv.plan: the route of a call that is not run, by the function's own signature ----
+def _batched(x: Tensor, rank: int) -> Tensor:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"input: expected a Tensor, got {type(x).__name__}")
+    return x.unsqueeze(0) if x.dim() == rank + 1 else x
+
+
+def _conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Any:
+    return conv_route(2, *_autocast(_batched(input, 2), weight, bias), stride, padding, dilation, groups)
+
+
+def _max_pool2d(
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    return pool_route(2, "max", _batched(input, 2), kernel_size, stride, padding, dilation, ceil_mode)
+
+
+def _avg_pool2d(
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Any:
+    arguments = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    return pool_route(2, "average", _batched(input, 2), *arguments)
+
+
+BY_NAME: dict[str, Callable[..., Any]] = {
+    "conv2d": _conv2d,
+    "max_pool2d": _max_pool2d,
+    "avg_pool2d": _avg_pool2d,
+}
