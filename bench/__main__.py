@@ -1,4 +1,4 @@
-"""``python -m bench``: time a suite beside torch; ``python -m bench counters``: count what the emulated kernels do."""
+"""``python -m bench``: time a suite beside torch; also ``bench counters`` (counters.py) and ``bench gpu`` (gpu.py)."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from pathlib import Path
 import torch
 
 import fastconv
-from bench import counters, environment, report, suite
+from bench import counters, environment, gpu, report, suite
 from bench.cases import LAYOUTS, PASSES
 from bench.layers import SUITES, select
 from fastconv.backends import DTYPES
+
+COMMANDS = {"counters": counters.main, "gpu": gpu.main}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the suite, print its table, write its files; the exit status is 1 if nothing could be measured."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if arguments[:1] == ["counters"]:
-        return counters.main(arguments[1:])
+    if arguments and arguments[0] in COMMANDS:
+        return COMMANDS[arguments[0]](arguments[1:])
     options = _parser().parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -47,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="bench", description="Time fastconv beside torch, or `bench counters`.")
+    parser = argparse.ArgumentParser(
+        prog="bench", description="Time fastconv beside torch, or see `bench counters -h` and `bench gpu -h`."
+    )
     add = parser.add_argument
     add("--suite", choices=tuple(SUITES), default="quick")
     add("--device", choices=("cpu", "cuda"), default="cpu")

@@ -1,4 +1,4 @@
-"""``python -m bench.gpu``: what ``make gpu`` runs once the extension is built, in some minutes and without a network.
+"""``python -m bench gpu``: what ``make gpu`` runs once the extension is built, in some minutes and without a network.
 
 Three steps: the tests that only a GPU can run (the conformance of every device primitive, and all of ``-m cuda``); the
 quick suite beside cuDNN at equal layout in float32 and float16; and one JSON file, bench/results/<device>-<date>.json,
