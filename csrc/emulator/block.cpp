@@ -106,6 +106,7 @@ std::string Block::run(Grid& grid_, int64_t linear) {
   Thread& first = threads_[size_t(pick())];
   first.fiber = take_fiber();
   current_thread = &first;
+  adopt_thread(main_);
   switch_fiber(main_, *first.fiber);
   current_thread = nullptr;
   flush_logs();

@@ -1,5 +1,6 @@
 #include "emulator/fiber.h"
 
+#include <pthread.h>
 #include <sys/mman.h>
 
 #include <cstdint>
@@ -121,6 +122,25 @@ void switch_sanitized(Fiber& from, Fiber& to) {
 void fiber_started() {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(nullptr, nullptr, nullptr);
+#endif
+}
+
+void adopt_thread(Fiber& fiber) {
+#if defined(__SANITIZE_ADDRESS__)
+  thread_local const Fiber thread = [] {  // asking costs a read of /proc/self/maps
+    Fiber found;
+    pthread_attr_t attributes;
+    void* stack = nullptr;
+    if (pthread_getattr_np(pthread_self(), &attributes) == 0) {
+      pthread_attr_getstack(&attributes, &stack, &found.bytes);
+      pthread_attr_destroy(&attributes);
+    }
+    found.stack = static_cast<char*>(stack);
+    return found;
+  }();
+  fiber = thread;
+#else
+  fiber = {};
 #endif
 }
 

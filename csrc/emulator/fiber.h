@@ -36,6 +36,9 @@ inline void switch_fiber(Fiber& from, Fiber& to) {
 // To be called first thing in entry().
 void fiber_started();
 
+// Makes `fiber` stand for the OS thread that calls, so that fibers can switch back to it.
+void adopt_thread(Fiber& fiber);
+
 // The stacks of one OS thread: one mapping, with an inaccessible page below every stack.
 class Stacks {
  public:
