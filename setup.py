@@ -57,9 +57,17 @@ def build_directory(nvcc: Path | None) -> Iterator[Path]:
 class CMakeBuild(build_ext):
     """One CMake run builds every module, next to where setuptools expects the first."""
 
+    def run(self) -> None:
+        """In-place and editable builds put the modules straight into the source tree: setuptools would copy them there,
+        but knows nothing of the test modules.
+        """
+        self.in_tree = bool(self.inplace)
+        super().run()
+
     def build_extensions(self) -> None:
         """Configure and build; a module that this build leaves out is removed where an older build left it."""
-        output = Path(self.get_ext_fullpath("fastconv._cpu")).resolve().parent
+        built = Path(self.get_ext_fullpath("fastconv._cpu")).resolve().parent
+        output = ROOT / "fastconv" if self.in_tree else built
         nvcc = None if WITHOUT_CUDA else find_nvcc()
         if nvcc is None and REQUIRE_CUDA:
             raise RuntimeError("FASTCONV_REQUIRE_CUDA=1, but no nvcc was found (CUDACXX, CUDA_HOME, PATH, PyPI)")
@@ -89,7 +97,7 @@ class CMakeBuild(build_ext):
         return [f"-D{name}={value}" for name, value in arguments.items()] + os.environ.get("CMAKE_ARGS", "").split()
 
     def copy_extensions_to_source(self) -> None:
-        """CMake has put them there already."""
+        """CMake has put them there already (see run)."""
 
 
 modules = ["_cpu", "_emulator"] + ([] if WITHOUT_CUDA or not (find_nvcc() or REQUIRE_CUDA) else ["_cuda"])

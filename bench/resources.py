@@ -50,7 +50,7 @@ def demangle(names: list[str]) -> list[str]:
         return names
     text = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True).stdout
     shorter = (line.replace("fastconv::", "").replace("(anonymous namespace)::", "") for line in text.splitlines())
-    return [re.sub(r"^void |\(.*$", "", re.sub(r"\((?:\w+)\)(?=-?\d)", "", line)) for line in shorter]
+    return [re.sub(r"^void |\(.*$", "", re.sub(r"\([\w:]+\)(?=-?\d)", "", line)) for line in shorter]
 
 
 def read_usage(module: Path, cuobjdump: str) -> list[Usage]:
