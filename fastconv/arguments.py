@@ -91,6 +91,11 @@ def is_channels_last(shape: Sequence[int], strides: Sequence[int]) -> bool:
     return True
 
 
+def is_dense(tensor: torch.Tensor, strides: Ints) -> bool:
+    """Whether a kernel may read ``tensor`` as it is, if its layout has these strides. False is no harm: see dense."""
+    return tensor.stride() == strides and not tensor.is_neg()
+
+
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 

@@ -24,8 +24,10 @@ from torch import Tensor
 from torch.autograd import Function
 
 from .convolution import Convolution
-from .dispatch import is_plain, ordinary
+from .dispatch import PLAIN, is_plain, ordinary
 from .pooling import Pooling
+
+PLAIN_OR_NONE = PLAIN | {type(None)}
 
 
 def _c_apply(function: type[Function]) -> Callable[..., Any]:
@@ -45,21 +47,21 @@ def _readable(*tensors: Tensor) -> bool:
 def conv_fprop(conv: Convolution, x: Tensor, w: Tensor) -> Tensor:
     """y = fprop(x, w), without bias."""
     if not _readable(x, w):
-        return conv.aten_fprop(x, w, None)
-    return apply_fprop(x, w, None, conv, conv.fprop) if _records(x, w) else conv.fprop(x, w)
+        return conv.aten_fprop(x, w)
+    return apply_fprop(x, w, None, conv, lambda x, w, _: conv.fprop(x, w)) if _records(x, w) else conv.fprop(x, w)
 
 
 def conv_dgrad(conv: Convolution, gy: Tensor, w: Tensor) -> Tensor:
     """gx = dgrad(gy, w)."""
     if not _readable(gy, w):
-        return conv.aten_backward(gy, None, w, (True, False))[0]
+        return conv.aten_dgrad(gy, w)
     return _apply_dgrad(gy, w, conv) if _records(gy, w) else conv.dgrad(gy, w)
 
 
 def conv_wgrad(conv: Convolution, x: Tensor, gy: Tensor) -> Tensor:
     """gw = wgrad(x, gy)."""
     if not _readable(x, gy):
-        return conv.aten_backward(gy, x, None, (False, True))[1]
+        return conv.aten_wgrad(x, gy)
     return _apply_wgrad(x, gy, conv) if _records(x, gy) else conv.wgrad(x, gy)
 
 
@@ -70,16 +72,20 @@ def conv_bgrad(conv: Convolution, gy: Tensor) -> Tensor:
     return _apply_bgrad(gy, conv) if _records(gy) else conv.bgrad(gy)
 
 
-def _gradients(conv: Convolution, gy: Tensor, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-    """(gx, gw): in one aten call where PyTorch computes both, which spares it a second look at its operands."""
-    both_aten = conv.plan("dgrad").is_aten and conv.plan("wgrad").is_aten
-    if both_aten and not torch.is_grad_enabled():
-        return conv.aten_backward(gy, x, w, (True, True))
-    return conv_dgrad(conv, gy, w), conv_wgrad(conv, x, gy)
+def _gradients(
+    conv: Convolution, gy: Tensor, x: Tensor | None, w: Tensor | None, need: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """(gx, gw, gb), each only if needed, when nothing records or transforms the backward: the usual case, kept lean."""
+    if need[0] and need[1] and conv.backward_is_aten:
+        gx, gw = conv.aten_backward(gy, x, w, (True, True))  # spares aten a second look at the operands
+    else:
+        gx = conv.dgrad(gy, w) if need[0] else None
+        gw = conv.wgrad(x, gy) if need[1] else None
+    return gx, gw, conv.bgrad(gy) if need[2] else None
 
 
 class ConvFprop(Function):
-    """y = fprop(x, w) + bias; ``run`` is the conv's ``forward`` or, for operands of other strides, its ``fprop``."""
+    """y = fprop(x, w) + bias; ``run(x, w, bias)`` is the conv's ``forward`` or something that takes other strides."""
 
     @staticmethod
     def forward(
@@ -95,15 +101,16 @@ class ConvFprop(Function):
     def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
         """Only what is asked for."""
         conv, (x, w) = ctx.conv, ctx.saved_tensors
-        need_x, need_w, need_bias, _, _ = ctx.needs_input_grad
-        gx = gw = None
-        if need_x and need_w:
-            gx, gw = _gradients(conv, gy, x, w)
-        elif need_x:
-            gx = conv_dgrad(conv, gy, w)
-        elif need_w:
-            gw = conv_wgrad(conv, x, gy)
-        return gx, gw, conv_bgrad(conv, gy) if need_bias else None, None, None
+        need = ctx.needs_input_grad
+        if not torch.is_grad_enabled() and _readable(gy) and type(x) in PLAIN_OR_NONE and type(w) in PLAIN_OR_NONE:
+            return *_gradients(conv, gy, x, w, need), None, None
+        return (
+            conv_dgrad(conv, gy, w) if need[0] else None,
+            conv_wgrad(conv, x, gy) if need[1] else None,
+            conv_bgrad(conv, gy) if need[2] else None,
+            None,
+            None,
+        )
 
 
 class ConvDgrad(Function):

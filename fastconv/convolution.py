@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from . import backends, plans, settings
-from .arguments import Ints, Rejected, conv_padding, dense, dense_strides, integers, is_channels_last
+from .arguments import Ints, Rejected, conv_padding, dense, dense_strides, integers, is_channels_last, is_dense
 from .launch import conv_launch
 
 _TORCH_CONV = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
@@ -61,7 +61,7 @@ class Convolution:
     """A planned convolution of x [N, C, *spatial] with w [K, C/groups, *filter].
 
     ``forward(x, w, bias)`` trusts the operands to have the strides it was made for; the passes ``fprop``, ``dgrad``,
-    ``wgrad`` and ``bgrad`` take any strides. None of them records a gradient: autograd.py does.
+    ``wgrad`` and ``bgrad`` take any strides, and no bias. None of them records a gradient: autograd.py does.
     """
 
     def __init__(self, x: Tensor, w: Tensor, bias: Tensor | None, given: ConvArguments, rank: int) -> None:
@@ -69,7 +69,6 @@ class Convolution:
         self.rank, self.given, self.settings = rank, given, settings.current
         self.device, self.dtype, self.x_shape = x.device, x.dtype, tuple(x.shape)
         self._plans: dict[tuple[str, bool], Any] = {}
-        self._bound: dict[tuple[str, bool], Callable[..., Tensor]] = {}
         if x.device.type not in backends.DEVICE_TYPES:
             self.module, self.refusal = None, f"no backend for {x.device.type} tensors"
             self.forward = self.torch  # which also judges the arguments
@@ -152,19 +151,16 @@ class Convolution:
 
     def _launch(self, pass_: str, bias: bool = False) -> Callable[..., Tensor]:
         """``launch(a, b, bias)`` on dense operands: only for plans that are not aten."""
-        key = (pass_, bias)
-        if key not in self._bound:
-            shape = {"fprop": self.y_shape, "dgrad": self.x_shape, "wgrad": self.w_shape, "bgrad": self.w_shape[:1]}
-            strides = {"fprop": self.y_strides, "dgrad": self.x_strides, "wgrad": self.w_strides, "bgrad": (1,)}
-            self._bound[key] = conv_launch(self.plan(*key), self.device, self.dtype, shape[pass_], strides[pass_])
-        return self._bound[key]
+        shape = {"fprop": self.y_shape, "dgrad": self.x_shape, "wgrad": self.w_shape, "bgrad": self.w_shape[:1]}
+        strides = {"fprop": self.y_strides, "dgrad": self.x_strides, "wgrad": self.w_strides, "bgrad": (1,)}
+        return conv_launch(self.plan(pass_, bias), self.device, self.dtype, shape[pass_], strides[pass_])
 
     def _bind_forward(self, x: Tensor, w: Tensor, bias: Tensor | None) -> Callable[..., Tensor]:
         if self.plan("fprop", bias is not None).is_aten:
             return self.torch
         launch, channels_last = self._launch("fprop", bias is not None), self.channels_last
         strides = ((x, self.x_strides), (w, self.w_strides), (bias, (1,)))
-        if all(each is None or (each.stride() == wanted and not each.is_neg()) for each, wanted in strides):
+        if all(each is None or is_dense(each, wanted) for each, wanted in strides):
             return launch
         return lambda x, w, bias: launch(
             dense(x, channels_last), dense(w, channels_last), None if bias is None else dense(bias, False)
@@ -180,39 +176,62 @@ class Convolution:
         """Whether any pass (but bgrad) runs a kernel of ours; where none does, torch's own autograd is leanest."""
         return any(not self.plan(pass_).is_aten for pass_ in ("fprop", "dgrad", "wgrad"))
 
-    # ---- passes, operands of any strides ----
-    def fprop(self, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
-        """y [N, K, *output]."""
-        if self.plan("fprop", bias is not None).is_aten:
-            return self.aten_fprop(x, w, bias)
-        x, w = dense(x, self.channels_last), dense(w, self.channels_last)
-        return self._launch("fprop", bias is not None)(x, w, bias)
+    @cached_property
+    def backward_is_aten(self) -> bool:
+        """Whether PyTorch computes both dgrad and wgrad."""
+        return self.plan("dgrad").is_aten and self.plan("wgrad").is_aten
 
-    def dgrad(self, gy: Tensor, w: Tensor) -> Tensor:
-        """Gradient of x from gy [N, K, *output]."""
-        if self.plan("dgrad").is_aten:
-            return self.aten_backward(gy, None, w, (True, False))[0]
-        return self._launch("dgrad")(dense(gy, self.channels_last), dense(w, self.channels_last), None)
+    # ---- passes, operands of any strides; each is bound to its plan when first used ----
+    def _bind(self, pass_: str, a_strides: Ints, b_strides: Ints, aten: Callable[..., Any]) -> Callable[..., Any]:
+        """``run(a, b)``: our kernel on operands made dense, or ``aten`` where the plan is PyTorch's."""
+        if self.plan(pass_).is_aten:
+            return aten
+        launch, channels_last = self._launch(pass_), self.channels_last
 
-    def wgrad(self, x: Tensor, gy: Tensor) -> Tensor:
-        """Gradient of w from x and gy."""
-        if self.plan("wgrad").is_aten:
-            return self.aten_backward(gy, x, None, (False, True))[1]
-        return self._launch("wgrad")(dense(x, self.channels_last), dense(gy, self.channels_last), None)
+        def run(a: Tensor, b: Tensor | None = None) -> Tensor:
+            if not is_dense(a, a_strides):
+                a = dense(a, channels_last)
+            if b is not None and not is_dense(b, b_strides):
+                b = dense(b, channels_last)
+            return launch(a, b, None)
 
-    def bgrad(self, gy: Tensor) -> Tensor:
-        """Gradient of the bias: gy summed over everything but its channels."""
-        if self.plan("bgrad").is_aten:
-            return self.aten_bgrad(gy)
-        return self._launch("bgrad")(dense(gy, self.channels_last), None, None)
+        return run
+
+    @cached_property
+    def fprop(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """``fprop(x, w)`` -> y [N, K, *output], without bias."""
+        return self._bind("fprop", self.x_strides, self.w_strides, self.aten_fprop)
+
+    @cached_property
+    def dgrad(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """``dgrad(gy, w)`` -> the gradient of x, from gy [N, K, *output]."""
+        return self._bind("dgrad", self.y_strides, self.w_strides, self.aten_dgrad)
+
+    @cached_property
+    def wgrad(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """``wgrad(x, gy)`` -> the gradient of w."""
+        return self._bind("wgrad", self.x_strides, self.y_strides, self.aten_wgrad)
+
+    @cached_property
+    def bgrad(self) -> Callable[[Tensor], Tensor]:
+        """``bgrad(gy)`` -> the gradient of the bias: gy summed over everything but its channels."""
+        return self._bind("bgrad", self.y_strides, (), self.aten_bgrad)
 
     # ---- the same passes by PyTorch; differentiable, and good under every transform ----
-    def aten_fprop(self, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+    def aten_fprop(self, x: Tensor, w: Tensor) -> Tensor:
         """y by aten::convolution."""
         zeros = (0,) * self.rank
         return torch.convolution(
-            self._pad_extra(x), w, bias, self.stride, self.low, self.dilation, False, zeros, self.groups
+            self._pad_extra(x), w, None, self.stride, self.low, self.dilation, False, zeros, self.groups
         )
+
+    def aten_dgrad(self, gy: Tensor, w: Tensor) -> Tensor:
+        """gx by aten::convolution_backward."""
+        return self.aten_backward(gy, None, w, (True, False))[0]
+
+    def aten_wgrad(self, x: Tensor, gy: Tensor) -> Tensor:
+        """gw by aten::convolution_backward."""
+        return self.aten_backward(gy, x, None, (False, True))[1]
 
     def aten_backward(
         self, gy: Tensor, x: Tensor | None, w: Tensor | None, need: tuple[bool, bool]
