@@ -40,7 +40,12 @@ def _records(*tensors: Tensor) -> bool:
 
 def _readable(*tensors: Tensor) -> bool:
     """Whether a kernel may read these: false in a batched or transformed backward, where torch's operators go on."""
-    return ordinary() and all(is_plain(tensor) for tensor in tensors)
+    if not ordinary():
+        return False
+    for tensor in tensors:  # noqa: SIM110  (all() would cost a generator)
+        if not is_plain(tensor):
+            return False
+    return True
 
 
 # ---- the maps, differentiable, on tensors of any kind and strides ----

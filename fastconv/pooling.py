@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as torch_functional
 
 from . import backends, plans, settings
-from .arguments import Rejected, dense, dense_strides, flag, integers, is_channels_last
+from .arguments import Ints, Rejected, dense, dense_strides, flag, integers, is_channels_last, is_dense
 from .launch import max_launch, pool_launch
 
 
@@ -75,7 +75,7 @@ class Pooling:
         self.module, self.refusal = self._choose_module(x)
         if self.module is not None:
             self._make_problem()
-            self.is_dense = x.stride() == self.x_strides and not x.is_neg()
+            self.is_dense = is_dense(x, self.x_strides)
         self.forward = self._bind_forward()
 
     def _choose_module(self, x: Tensor) -> tuple[Any, str]:
@@ -187,23 +187,39 @@ class Pooling:
             x = dense(x, self.channels_last)
         return self._launch("fprop", offsets, indices)(x)
 
-    def fprop(self, x: Tensor) -> Tensor:
-        """y of average pooling, x of any strides."""
-        if self.plan("fprop").is_aten:
-            return self.aten_average(x)
-        return self._launch("fprop")(dense(x, self.channels_last))
+    # Operands of any strides; each pass is bound to its plan when first used.
+    def _bind(self, pass_: str, strides: Ints, aten: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """``run(src, offsets)``: our kernel on operands made dense, or ``aten`` where the plan is PyTorch's."""
+        if self.plan(pass_).is_aten:
+            return aten
+        launch, channels_last, y_strides = self._launch(pass_), self.channels_last, self.y_strides
 
-    def dgrad(self, gy: Tensor, offsets: Tensor | None = None) -> Tensor:
-        """gx; ``offsets`` are max-pool's winning taps."""
-        if self.plan("dgrad").is_aten:
-            return self.aten_average_backward(gy) if offsets is None else self.aten_scatter(gy, offsets)
-        return self._launch("dgrad")(dense(gy, self.channels_last), offsets)
+        def run(src: Tensor, offsets: Tensor | None = None) -> Tensor:
+            if not is_dense(src, strides):
+                src = dense(src, channels_last)
+            # What a saved-tensor hook gives back (torch.autograd.graph.save_on_cpu) need not have kept the strides.
+            if offsets is not None and offsets.stride() != y_strides:
+                offsets = dense(offsets, channels_last)
+            return launch(src, offsets)
 
-    def gather(self, ggx: Tensor, offsets: Tensor) -> Tensor:
-        """ggy [N, C, *output] of max-pool: ggx at each window's winning tap."""
-        if self.plan("gather").is_aten:
-            return self.aten_gather(ggx, offsets)
-        return self._launch("gather")(dense(ggx, self.channels_last), offsets)
+        return run
+
+    @cached_property
+    def fprop(self) -> Callable[[Tensor], Tensor]:
+        """``fprop(x)`` -> y of average pooling."""
+        return self._bind("fprop", self.x_strides, self.aten_average)
+
+    @cached_property
+    def dgrad(self) -> Callable[..., Tensor]:
+        """``dgrad(gy)`` of average pooling, ``dgrad(gy, offsets)`` of max-pooling with its winning taps -> gx."""
+        return self._bind(
+            "dgrad", self.y_strides, self.aten_scatter if self.kind == "max" else self.aten_average_backward
+        )
+
+    @cached_property
+    def gather(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """``gather(ggx, offsets)`` -> ggy [N, C, *output] of max-pooling: ggx at each window's winning tap."""
+        return self._bind("gather", self.x_strides, self.aten_gather)
 
     # ---- the same passes by PyTorch; differentiable, and good under every transform ----
     def _average_arguments(self) -> tuple[Any, ...]:

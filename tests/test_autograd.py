@@ -156,6 +156,19 @@ def test_conv_keeps_an_operand_only_for_the_other(native: Target) -> None:
     assert saved_bytes(lambda: FC.conv2d(x.requires_grad_(), w.detach(), b)) == w.numel() * 4
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_saved_tensors_may_come_back_with_other_strides(native: Target, channels_last: bool) -> None:
+    x = random_tensor((2, 2, 9, 8), seed=1, channels_last=channels_last, device=native.device).requires_grad_()
+    w = random_tensor((3, 2, 3, 3), seed=2, channels_last=channels_last, device=native.device).requires_grad_()
+    results = []
+    for module in (FC, F):
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: t.contiguous(), lambda t: t):
+            y = module.max_pool2d(module.conv2d(x, w), 2)
+        results.append(torch.autograd.grad(y.square().sum(), (x, w)))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_no_reference_cycles(native: Target) -> None:
     x, w, b = leaves(native.device, torch.float32)
     gc.collect()
