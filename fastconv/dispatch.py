@@ -49,7 +49,12 @@ def ordinary() -> bool:
 
 def is_plain(tensor: Tensor) -> bool:
     """Whether this is a tensor with memory that a kernel may read."""
-    return type(tensor) in PLAIN and tensor.layout is torch.strided and not _is_legacy_batched(tensor)
+    return (
+        type(tensor) in PLAIN
+        and tensor.layout is torch.strided
+        and not _is_legacy_batched(tensor)
+        and not tensor._is_zerotensor()
+    )
 
 
 def elsewhere(function: Callable[..., Any], torch_function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -233,3 +233,19 @@ def test_what_is_only_equal_to_a_known_argument_is_not_taken_for_it(native: Targ
     for ceil_mode in (1, 0):
         with pytest.raises(TypeError, match="ceil_mode"):
             FC.max_pool2d(x, 2, ceil_mode=ceil_mode)
+
+
+def test_run_survives_bad_addresses() -> None:
+
+    with fastconv.use_kernel("native"):
+        plan = fastconv.plan("max_pool2d", X, 2)
+    with pytest.raises(TypeError, match="6 addresses"):
+        plan.run(1, 2)
+    with pytest.raises(TypeError):
+        plan.run("a", 0, 0, 0, 0, 0)
+    with pytest.raises((OverflowError, TypeError)):
+        plan.run(-1, 0, 0, 0, 0, 0)
+    with pytest.raises(RuntimeError, match="no memory"):
+        plan.run(0, 0, 0, 0, 0, 0)
+    with fastconv.use_kernel("aten"), pytest.raises(RuntimeError, match="aten"):
+        fastconv.plan("max_pool2d", X, 2).run(1, 1, 0, 0, 0, 0)

@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "bindings/fast_run.h"
 #include "fastconv/plan.h"
 
 namespace py = pybind11;
@@ -136,8 +137,19 @@ void launch(const Plan<Problem>& plan, const typename args_of<Problem>::type& ar
   require(!plan.is_aten(), "kernel: an aten plan is run by PyTorch, not by this module");
   require(plan.prepared.workspace_bytes == 0 || args.workspace, "workspace: the plan needs ",
           plan.prepared.workspace_bytes, " bytes, got none");
-  py::gil_scoped_release unlocked;
   plan.prepared.launch(args);
+}
+
+void run_conv(const Plan<ConvProblem>& plan, const Addresses& at) {
+  require(at[0] && at[3], "run: the first operand or the output has no memory");
+  launch(plan, {address<const void>(at[0]), address<const void>(at[1]), address<const void>(at[2]),
+                address<void>(at[3]), address<void>(at[4]), address<void>(at[5])});
+}
+
+void run_pool(const Plan<PoolProblem>& plan, const Addresses& at) {
+  require(at[0] && at[1], "run: the operand or the output has no memory");
+  launch(plan, {address<const void>(at[0]), address<void>(at[1]), address<void>(at[2]), address<int64_t>(at[3]),
+                address<void>(at[4]), address<void>(at[5])});
 }
 
 PlanOptions conv_options(const std::string& kernel, int64_t workspace_limit, int threads, int device, bool bias) {
@@ -178,17 +190,11 @@ PYBIND11_MODULE(FASTCONV_MODULE, m) {
       .def_readonly("cost", &Candidate::cost);
 
   bind_plan<ConvProblem>(m, "ConvPlan")
-      .def("run", [](const Plan<ConvProblem>& plan, uintptr_t a, uintptr_t b, uintptr_t bias, uintptr_t out,
-                     uintptr_t workspace, uintptr_t stream) {
-        launch(plan, {address<const void>(a), address<const void>(b), address<const void>(bias), address<void>(out),
-                      address<void>(workspace), address<void>(stream)});
-      });
+      .def_property_readonly("run", &fast_run<Plan<ConvProblem>, run_conv>,
+                             "run(a, b, bias, out, workspace, stream): addresses as ints, 0 for none");
   bind_plan<PoolProblem>(m, "PoolPlan")
-      .def("run", [](const Plan<PoolProblem>& plan, uintptr_t src, uintptr_t dst, uintptr_t offsets, uintptr_t indices,
-                     uintptr_t workspace, uintptr_t stream) {
-        launch(plan, {address<const void>(src), address<void>(dst), address<void>(offsets), address<int64_t>(indices),
-                      address<void>(workspace), address<void>(stream)});
-      });
+      .def_property_readonly("run", &fast_run<Plan<PoolProblem>, run_pool>,
+                             "run(src, dst, offsets, indices, workspace, stream): addresses as ints, 0 for none");
 
   m.def(
       "conv_plan",
