@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import ModuleType
 
 import numpy as np
@@ -55,3 +56,37 @@ def run_on_gpu(name: str, arrays: Sequence[np.ndarray], integers: Sequence[int] 
     torch.cuda.synchronize()
     for array, copy in zip(arrays, copies, strict=True):
         array.view(np.uint8).reshape(-1)[:] = copy.cpu().numpy()
+
+
+@dataclass(frozen=True)
+class Fragments:
+    """Which element of A (16, k), B (k, 8) and D (16, 8) a lane holds: arrays (32, values) of row and column."""
+
+    a: tuple[np.ndarray, np.ndarray]
+    b: tuple[np.ndarray, np.ndarray]
+    d: tuple[np.ndarray, np.ndarray]
+
+    def pack(self, a: np.ndarray, b: np.ndarray) -> list[np.ndarray]:
+        """The registers of the matrices, lane by lane."""
+        return [np.ascontiguousarray(a[self.a]).view(np.uint32), np.ascontiguousarray(b[self.b]).view(np.uint32)]
+
+    def unpack(self, registers: np.ndarray) -> np.ndarray:
+        """D, from each lane's four registers; NaN where no lane holds an element."""
+        d = np.full((16, 8), np.nan, np.float32)
+        d[self.d] = registers.reshape(32, 4)
+        return d
+
+
+def fragments(k: int, per_register: int) -> Fragments:
+    """The layout that csrc/device/mma.h states."""
+    lane = np.arange(32)[:, None]
+    g, t = lane // 4, lane % 4
+    step = 4 * per_register
+    values = np.arange(2 * k // step * per_register)[None]
+    register, part = values // per_register, values % per_register
+    a = (g + 8 * (register % 2), t * per_register + part + step * (register // 2))
+    values = np.arange(k // step * per_register)[None]
+    register, part = values // per_register, values % per_register
+    b = (t * per_register + part + step * register, np.broadcast_to(g, (32, values.size)))
+    i = np.arange(4)[None]
+    return Fragments(a, b, (g + 8 * (i // 2), 2 * t + i % 2))

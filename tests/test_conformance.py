@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 import torch
-from kernel_lab import MODES, configured, emulate, lab, run_on_gpu
+from kernel_lab import MODES, configured, emulate, fragments, lab, run_on_gpu
 
 F32_SPECIALS = np.array(
     [
@@ -148,20 +148,26 @@ def _widen(bits: np.ndarray, dtype: torch.dtype) -> np.ndarray:
 
 
 def _mma(dtype: torch.dtype | str, k: int, integers: bool) -> Primitive:
+    layout = fragments(k, 1 if dtype == "tf32" else 2)
+
     def operand(rng, *shape):
         values = rng.integers(-8, 9, shape).astype(np.float32) if integers else _floats(rng, *shape)
         return values if dtype == "tf32" else _round(values, dtype)
 
-    def value(bits):
+    def value(registers, place, shape):
+        bits = registers if dtype == "tf32" else registers.view(np.uint16)
+        matrix = np.zeros(shape)
         if dtype == "tf32":  # the low 13 bits do not count
-            return (bits.view(np.uint32) & 0xFFFFE000).view(np.float32).astype(np.float64)
-        return _widen(bits, dtype).astype(np.float64)
+            matrix[place] = (bits & 0xFFFFE000).view(np.float32)
+        else:
+            matrix[place] = _widen(bits, dtype)
+        return matrix
 
     def make(rng):
-        return [operand(rng, 16, k), operand(rng, 8, k), np.zeros((16, 8), np.float32)]
+        return [*layout.pack(operand(rng, 16, k), operand(rng, k, 8)), np.zeros((32, 4), np.float32)]
 
     def oracle(a, b, _):
-        return 3 + value(a) @ value(b).T
+        return (3 + value(a, layout.a, (16, k)) @ value(b, layout.b, (k, 8)))[layout.d]
 
     return Primitive(make, oracle, {"block": (32, 1, 1)}, [3], 0.0 if integers else 1e-6)
 

@@ -174,19 +174,16 @@ FC_TEST_KERNEL(load_matrix) {
   for (int i = 0; i < Matrices; ++i) store(a.as<uint32_t>(2) + t * Matrices + i, r[i]);
 }
 
-// One warp. Array 0 is A, 16 x K row by row; array 1 is B, K x 8 column by column; array 2 is D, 16 x 8 row by row,
-// both read and written. T: f16 or bf16; float stands for tf32.
+// One warp. Arrays 0, 1 and 2 are the registers of A, B and D, lane by lane: the test packs and unpacks the fragments.
+// T: f16 or bf16; float stands for tf32.
 template <class T, int K>
 FC_TEST_KERNEL(multiply) {
-  constexpr int per_register = std::is_same_v<T, float> ? 1 : 2, step = 4 * per_register;
-  constexpr int registers = K / step;
-  const int g = thread() / 4, t = thread() % 4;
+  constexpr int registers = K / (std::is_same_v<T, float> ? 4 : 8);
+  const int lane = thread();
   uint32_t fa[2 * registers], fb[registers];
-  for (int i = 0; i < 2 * registers; ++i)
-    fa[i] = load(as<uint32_t>(a.as<T>(0) + (g + i % 2 * 8) * K + t * per_register + i / 2 * step));
-  for (int i = 0; i < registers; ++i) fb[i] = load(as<uint32_t>(a.as<T>(1) + g * K + t * per_register + i * step));
+  for (int i = 0; i < 2 * registers; ++i) fa[i] = load(a.as<uint32_t>(0) + lane * 2 * registers + i);
+  for (int i = 0; i < registers; ++i) fb[i] = load(a.as<uint32_t>(1) + lane * registers + i);
   float d[4];
-  float* out = a.as<float>(2);
   for (int i = 0; i < 4; ++i) d[i] = float(a.n[0]);
   if constexpr (std::is_same_v<T, float>) {
     if constexpr (K == 8) mma_m16n8k8_tf32(d, fa, fb);
@@ -195,7 +192,7 @@ FC_TEST_KERNEL(multiply) {
     if constexpr (K == 16) mma_m16n8k16<T>(d, fa, fb);
     if constexpr (K == 8) mma_m16n8k8<T>(d, fa, fb);
   }
-  for (int i = 0; i < 4; ++i) store(out + (g + i / 2 * 8) * 8 + 2 * t + i % 2, d[i]);
+  for (int i = 0; i < 4; ++i) store(a.as<float>(2) + lane * 4 + i, d[i]);
 }
 
 // ---- atomic.h ----
