@@ -41,7 +41,11 @@ V load(const V* p, FC_SITE) {
 template <class V>
 V load_if(bool on, const V* p, V otherwise, FC_SITE) {
   static_assert(is_word<V>);
-  if (on) emulator::load_global(&otherwise, p, sizeof(V), site);
+  if (on) {
+    emulator::load_global(&otherwise, p, sizeof(V), site);
+  } else {
+    emulator::skip_global(sizeof(V), emulator::Access::load, site);
+  }
   return otherwise;
 }
 
@@ -58,7 +62,11 @@ void store(V* p, same_t<V> value, FC_SITE) {
 
 template <class V>
 void store_if(bool on, V* p, same_t<V> value, FC_SITE) {
-  if (on) store(p, value, site);
+  if (on) {
+    store(p, value, site);
+  } else {
+    emulator::skip_global(sizeof(V), emulator::Access::store, site);
+  }
 }
 
 template <class T>

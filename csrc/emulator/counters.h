@@ -40,21 +40,16 @@ class WarpLog {
  public:
   // `address` counts from a 128-byte boundary, modulo 4 GB.
   void record(Site site, Space space, int bytes, int lane, uint32_t address, Counters& counters) {
-    // The lanes of a warp go through the same places in the same order: first look where the last lane went from here.
-    size_t here = streams_.empty() ? 0 : streams_[last_].following;
-    if (here >= streams_.size() || streams_[here].key != key_of(site) || streams_[here].bytes != bytes ||
-        streams_[here].space != space) [[unlikely]]
-      here = find(site, space, bytes, counters);
-    last_ = here;
-    Stream& at = streams_[here];
-    const uint32_t index = at.next[lane]++;
-    if (index >= at.used) [[unlikely]]
-      open_request(at, index);
-    Request& request = at.requests[index];
+    Stream& at = stream(site, space, bytes, counters);
+    Request& request = next_request(at, lane);
     request.lanes |= 1u << lane;
     request.address[lane] = address;
     if (request.lanes == 0xffffffffu) [[unlikely]]
       close(at, request, counters);
+  }
+  // The lane's predicate is off: the request is the other lanes', and its next access belongs to the next one.
+  void skip(Site site, Space space, int bytes, int lane, Counters& counters) {
+    next_request(stream(site, space, bytes, counters), lane);
   }
   // The warp's lanes have met: what they do from now on belongs to other requests.
   void flush(Counters& counters);
@@ -74,6 +69,21 @@ class WarpLog {
     uint32_t next[32] = {};  // which request a lane's next access belongs to
     std::vector<Request> requests;
   };
+  // The lanes of a warp go through the same places in the same order: first look where the last lane went from here.
+  Stream& stream(Site site, Space space, int bytes, Counters& counters) {
+    size_t here = streams_.empty() ? 0 : streams_[last_].following;
+    if (here >= streams_.size() || streams_[here].key != key_of(site) || streams_[here].bytes != bytes ||
+        streams_[here].space != space) [[unlikely]]
+      here = find(site, space, bytes, counters);
+    last_ = here;
+    return streams_[here];
+  }
+  static Request& next_request(Stream& at, int lane) {
+    const uint32_t index = at.next[lane]++;
+    if (index >= at.used) [[unlikely]]
+      open_request(at, index);
+    return at.requests[index];
+  }
   size_t find(Site site, Space space, int bytes, Counters& counters);
   static void open_request(Stream& at, uint32_t index);
   static void close(Stream& at, Request& request, Counters& counters);

@@ -34,6 +34,12 @@ inline void check_global(const void* p, int bytes, Access access, Site site) {
   if (block.watch_global) observe_global(p, bytes, access, site);
 }
 
+// A predicated access that this thread leaves out.
+void observe_skip(int bytes, Access access, Site site);
+inline void skip_global(int bytes, Access access, Site site) {
+  if (self().block->watch_global) observe_skip(bytes, access, site);
+}
+
 inline void load_global(void* to, const void* from, int bytes, Site site) {
   check_global(from, bytes, Access::load, site);
   memcpy(to, from, size_t(bytes));
