@@ -12,7 +12,7 @@ void visit_tile(DirectTile tile, Visit&& visit) {
   if constexpr (has_tile<T>(DirectTile::large)) {
     if (tile == DirectTile::large) return visit(Tile<128, 128, 8, 8>{});
   }
-  if (tile == DirectTile::flat) return visit(Tile<16, 128, 2, 4>{});
+  if (tile == DirectTile::flat) return visit(Tile<16, 128, 4, 2>{});
   visit(Tile<64, 64, 4, 4>{});
 }
 

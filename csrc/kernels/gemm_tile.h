@@ -45,6 +45,7 @@ struct AlongDepth {
   static constexpr int tile_step = lanes_tile * 8 / warps_depth;  // tile indices covered by the 8 warps together
   static constexpr int tile_count = Extent > tile_step ? Extent / tile_step : 1, depth_count = 1;
   static constexpr int depth_step = depth;
+  static constexpr int leading = Extent < 32 ? 32 : Extent;  // of the shared tile: the swizzle permutes within 32
 
   FC_DEVICE static int first_depth(int warp, int lane) {
     return ((warp % warps_depth) * lanes_depth + lane / lanes_tile) * V;
@@ -67,6 +68,7 @@ struct AlongTile {
   static constexpr int lanes_tile = Extent / V < 32 ? Extent / V : 32;
   static constexpr int lanes_depth = 32 / lanes_tile;
   static constexpr int tile_step = lanes_tile * V, tile_count = Extent / tile_step;
+  static constexpr int leading = Extent;
   static constexpr int depth_step = 8 * lanes_depth, depth_count = depth > depth_step ? depth / depth_step : 1;
 
   FC_DEVICE static int first_depth(int warp, int lane) { return warp * lanes_depth + lane / lanes_tile; }
@@ -94,7 +96,7 @@ template <class T, class Sweep, int Extent, int First, class Guard>
 class Operand {
  public:
   using A = accumulator_t<T>;
-  static constexpr int leading = Extent < 32 ? 32 : Extent;  // the swizzle permutes within 32
+  static constexpr int leading = Sweep::leading;
   static constexpr int shared_elements = leading * Sweep::depth;
 
   // `place(i)` gives tile index i's Guard. `start` is the linear position of the tile's first depth.

@@ -1,0 +1,116 @@
+"""What the kernels ask of memory, counted by the emulator: a profiler for machines with no GPU.
+
+Budgets for aligned shapes, as multiples of the ideal (the fewest 32-byte sectors or 128-byte wavefronts that could
+carry the bytes each request wants): 1.25 for global loads, 1.05 for global stores and shared memory. The exceptions are
+listed, with their reason; each is a figure to beat.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from kernel_driver import DTYPES, LAYOUTS, Driver, conv_operands
+from shapes import ConvCase, PoolCase, conv, pool
+
+from fastconv import _emulator
+
+LOADS, STORES, SHARED = 1.25, 1.05, 1.05
+
+CONV = (
+    conv("1x1", 1, 64, 64, (16, 16), 1),
+    conv("3x3", 1, 32, 64, (16, 16), 3, 1, 1),
+)
+
+
+@pytest.fixture
+def driver() -> Driver:
+    return Driver(_emulator, "cpu")
+
+
+def ratios(kernel: str) -> dict[str, float]:
+    """Counted over ideal by address space, of one kernel since the last reset; 1 where nothing was asked."""
+    row = _emulator.counters()[kernel]
+    return {
+        space: (row[space].get("sectors") or row[space].get("wavefronts") or 0) / max(row[space]["ideal"], 1)
+        for space in ("global_load", "global_store", "shared_load", "shared_store")
+    }
+
+
+def assert_within(kernel: str, loads: float = LOADS, stores: float = STORES, shared: float = SHARED) -> None:
+    found = ratios(kernel)
+    limits = {"global_load": loads, "global_store": stores, "shared_load": shared, "shared_store": shared}
+    assert all(found[space] <= limit for space, limit in limits.items()), (kernel, found, limits)
+
+
+def counted_conv(driver: Driver, case: ConvCase, pass_: str, dtype: str, layout: str, kernel: str) -> None:
+    operands = conv_operands(case, dtype)
+    _emulator.reset_counters()
+    driver.conv(case, pass_, operands, layout, kernel)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("pass_", ["fprop", "dgrad", "wgrad"])
+@pytest.mark.parametrize("case", CONV, ids=lambda case: case.name)
+def test_convolution(driver: Driver, case: ConvCase, pass_: str, dtype: str, layout: str) -> None:
+    for kernel in driver.tiles(dtype):
+        counted_conv(driver, case, pass_, dtype, layout, kernel)
+        loads = LOADS
+        if pass_ == "dgrad" and layout == "nchw" and case.filter != (1, 1):
+            # KCRS read for [c, (k r s)]: runs of R * S elements, neighbouring sectors served by L1.
+            loads = 1.75
+        assert_within(f"direct_{pass_}", loads)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bias_gradient(driver: Driver, dtype: str, layout: str) -> None:
+    counted_conv(driver, conv("bias", 2, 32, 64, (16, 16), 1), "bgrad", dtype, layout, "")
+    # A single sum a block (channels first) is one element of a sector: there is nothing to be had.
+    assert_within("bias_sum")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_wide_results_of_odd_planes(driver: Driver, dtype: str) -> None:
+    """Rows that are not aligned to vectors still leave in whole sectors, but for one at either end."""
+    counted_conv(driver, conv("odd plane", 1, 16, 64, (15, 15), 1), "fprop", dtype, "nchw", "direct_64x64")
+    assert_within("direct_fprop", loads=1.5, stores=1.5)
+
+
+POOLS = [
+    pool(f"{kind} {name}", kind, 1, 32, (32, 32), window, stride, padding)
+    for kind in ("max", "average")
+    for name, window, stride, padding in (("2x2", 2, 2, 0), ("3x3 stride 2", 3, 2, 1), ("3x3 stride 1", 3, 1, 1))
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", POOLS, ids=lambda case: case.name)
+def test_pooling(driver: Driver, case: PoolCase, dtype: str, layout: str) -> None:
+    x = torch.randn(1, 32, 32, 32, dtype=torch.float64).to(DTYPES[dtype])
+    _emulator.reset_counters()
+    result = driver.pool(case, x, layout)
+    if layout == "nchw":
+        # Windows two columns apart read every second bank: 2 wavefronts where 1 would do.
+        assert_within("pool_staged", shared=2.05 if case.stride[1] == 2 else SHARED)
+    else:
+        # int64 indices, written only when asked for: 16 bytes at a time of 32 or 64 a thread.
+        assert_within("pool_forward", stores=2.05 if case.kind == "max" else STORES)
+    _emulator.reset_counters()
+    driver.pool_from(case, "dgrad", x[:, :, : result.y.shape[2], : result.y.shape[3]], result.offsets, layout)
+    # Rows of windows at a shift: half a sector more at either end of a row of 32 two-byte elements.
+    shifted = layout == "nchw" and case.stride == (1, 1) and DTYPES[dtype].itemsize == 2
+    assert_within("pool_backward", loads=1.4 if shifted else LOADS)
+
+
+def test_counts_do_not_depend_on_the_schedule(driver: Driver) -> None:
+    found = []
+    for settings in ({"schedule": "forward"}, {"schedule": "random", "seed": 5}, {"schedule": "reverse", "threads": 2}):
+        before = _emulator.configure(**settings)
+        try:
+            counted_conv(driver, CONV[1], "fprop", "float32", "nchw", "direct_64x64")
+            found.append(_emulator.counters()["direct_fprop"])
+        finally:
+            _emulator.configure(**before)
+    assert found[0] == found[1] == found[2]
