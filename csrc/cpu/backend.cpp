@@ -12,7 +12,7 @@ BackendInfo backend_info() {
 
 const std::vector<Kernel<ConvProblem>>& conv_kernels() {
   static const std::vector<Kernel<ConvProblem>> table{
-      cpu::direct_entry(), aten_entry<ConvProblem>([](const ConvProblem& p, Pass pass, const PlanOptions&) {
+      cpu::direct_entry(), cpu::depthwise_entry(), aten_entry<ConvProblem>([](const ConvProblem& p, Pass pass, const PlanOptions&) {
         return Cost{8 + p.flops(pass) / 3e4, p.flops(pass), p.bytes(pass)};
       })};
   return table;

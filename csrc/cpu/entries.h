@@ -12,6 +12,7 @@ WeightGradient weight_gradient(const ConvProblem& problem);
 Pooling pooling(const PoolProblem& problem, Pass pass);
 
 Kernel<ConvProblem> direct_entry();
+Kernel<ConvProblem> depthwise_entry();
 Kernel<PoolProblem> pool_entry();
 
 }  // namespace fastconv::cpu

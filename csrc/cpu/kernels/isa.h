@@ -17,6 +17,7 @@ inline __attribute__((always_inline)) int64_t most(int64_t a, int64_t b) { retur
 void direct_correlation(const void* context, int64_t begin, int64_t end);
 void direct_weight_gradient(const void* context, int64_t begin, int64_t end);
 void bias_gradient(const void* context, int64_t begin, int64_t end);
+void depthwise(const void* context, int64_t begin, int64_t end);
 void max_pool(const void* context, int64_t begin, int64_t end);
 void max_pool_dgrad(const void* context, int64_t begin, int64_t end);
 void max_pool_gather(const void* context, int64_t begin, int64_t end);

@@ -6,13 +6,16 @@
 namespace fastconv::cpu::FASTCONV_ISA {
 
 extern const Kernels table;
-const Kernels table{FASTCONV_TEXT(FASTCONV_ISA),
-                    direct_correlation,
-                    direct_weight_gradient,
-                    bias_gradient,
-                    max_pool,
-                    max_pool_dgrad,
-                    max_pool_gather,
-                    average_pool};
+const Kernels table{
+    .isa = FASTCONV_TEXT(FASTCONV_ISA),
+    .direct_correlation = direct_correlation,
+    .direct_weight_gradient = direct_weight_gradient,
+    .bias_gradient = bias_gradient,
+    .depthwise = depthwise,
+    .max_pool = max_pool,
+    .max_pool_dgrad = max_pool_dgrad,
+    .max_pool_gather = max_pool_gather,
+    .average_pool = average_pool,
+};
 
 }  // namespace fastconv::cpu::FASTCONV_ISA

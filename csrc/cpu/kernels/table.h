@@ -12,6 +12,7 @@ struct Kernels {
   Task direct_correlation;      // Correlation; a task is one row of one output channel
   Task direct_weight_gradient;  // WeightGradient; a task is one (k, c) filter
   Task bias_gradient;           // BiasGradient; a task is one channel
+  Task depthwise;               // Depthwise
   Task max_pool;                // Pooling; a task is one row of all channels of a sample, or of one channel (NCHW)
   Task max_pool_dgrad;
   Task max_pool_gather;
