@@ -85,4 +85,13 @@ struct Depthwise {
   const Band* band;
 };
 
+// A depthwise wgrad. A task is some of the channel blocks, over some of the bands of all samples; with more than one
+// split each writes its sums to the workspace, and a second stage adds them in order.
+struct DepthwiseGradient {
+  WeightGradient problem;
+  Planes planes;  // of one sample: n is 1
+  const Band* band;
+  int64_t groups, splits;  // tasks = groups * splits
+};
+
 }  // namespace fastconv::cpu

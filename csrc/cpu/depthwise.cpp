@@ -1,4 +1,5 @@
 // The table's "depthwise" entry: one filter a channel, on bands in cache (cpu/band.h).
+#include <algorithm>
 #include <memory>
 
 #include "cpu/band.h"
@@ -10,10 +11,11 @@ namespace {
 int64_t accumulator_size(DType dtype) { return dtype == DType::f64 ? 8 : 4; }
 
 std::string refuse(const ConvProblem& p, Pass pass, const PlanOptions&) {
-  if (pass != Pass::fprop && pass != Pass::dgrad) return "fprop and dgrad only";
+  if (pass == Pass::gather) return "a convolution has no gather pass";
+  if (pass == Pass::bgrad) return "the bias gradient has no filter";
   if (p.c_per_group() != 1) return concat(p.c_per_group(), " input channels per group: not depthwise");
   if (pass == Pass::dgrad && p.k_per_group() != 1) return concat(p.k_per_group(), " filters a channel: dgrad takes one");
-  return refuse_band(correlation(p, pass).axis, accumulator_size(p.dtype));
+  return refuse_band(correlation(p, pass == Pass::dgrad ? pass : Pass::fprop).axis, accumulator_size(p.dtype));
 }
 
 Cost cost(const ConvProblem& p, Pass pass, const PlanOptions&) {
@@ -21,7 +23,37 @@ Cost cost(const ConvProblem& p, Pass pass, const PlanOptions&) {
   return {0.5 + flops / 2e4, flops, bytes};
 }
 
+Prepared<ConvProblem> prepare_wgrad(const ConvProblem& p, const PlanOptions& options) {
+  DepthwiseGradient task{weight_gradient(p), {p.layout, 1, p.k, p.k_per_group()}, nullptr, 1, 1};
+  const int64_t size = accumulator_size(p.dtype);
+  const auto plan = std::make_shared<BandPlan>(task.problem.axis, size);
+  const Band& band = plan->band();
+  task.band = &band;
+  // Some 32 tasks, whatever the number of threads, for bits must not depend on it. NCHW prefers to split the channels
+  // (no second stage), NHWC the bands (whole pixels at a time).
+  const int64_t blocks = task.planes.blocks_per_sample(), units = p.n * p.out[0] * band.bands, wanted = 32;
+  if (p.layout == Layout::nchw) {
+    task.groups = std::min(blocks, wanted);
+    task.splits = std::min(units, (wanted + task.groups - 1) / task.groups);
+  } else {
+    task.splits = std::min(units, wanted);
+    task.groups = std::min(blocks, (wanted + task.splits - 1) / task.splits);
+  }
+  const int threads = usable_threads(options.threads, cost(p, Pass::wgrad, options).microseconds);
+  return {[task, plan, blocks, threads](const ConvArgs& args) {
+            DepthwiseGradient run = task;
+            run.problem.x = args.a, run.problem.gy = args.b, run.problem.gw = args.out;
+            run.problem.partial = args.workspace;
+            parallel_for(run.groups * run.splits, 1, threads, kernels().depthwise_gradient, &run);
+            if (run.splits > 1) parallel_for(blocks, blocks / 16 + 1, threads, kernels().depthwise_gradient_sum, &run);
+          },
+          task.splits > 1 ? task.splits * blocks * band.taps_in_all * kBlock * size : 0,
+          concat(threads, " thread", threads == 1 ? "" : "s", ", ", task.groups, " channel groups, ", task.splits,
+                 " splits")};
+}
+
 Prepared<ConvProblem> prepare(const ConvProblem& p, Pass pass, const PlanOptions& options) {
+  if (pass == Pass::wgrad) return prepare_wgrad(p, options);
   Depthwise task{correlation(p, pass), {p.layout, p.n, pass == Pass::fprop ? p.k : p.c, p.k_per_group()}, nullptr};
   if (p.k_per_group() > 1) task.problem.w_group = task.problem.w_dst;  // by output channel
   const auto plan = std::make_shared<BandPlan>(task.problem.axis, accumulator_size(p.dtype));

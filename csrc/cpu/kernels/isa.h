@@ -18,6 +18,8 @@ void direct_correlation(const void* context, int64_t begin, int64_t end);
 void direct_weight_gradient(const void* context, int64_t begin, int64_t end);
 void bias_gradient(const void* context, int64_t begin, int64_t end);
 void depthwise(const void* context, int64_t begin, int64_t end);
+void depthwise_gradient(const void* context, int64_t begin, int64_t end);
+void depthwise_gradient_sum(const void* context, int64_t begin, int64_t end);
 void max_pool(const void* context, int64_t begin, int64_t end);
 void max_pool_dgrad(const void* context, int64_t begin, int64_t end);
 void max_pool_gather(const void* context, int64_t begin, int64_t end);

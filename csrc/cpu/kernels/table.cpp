@@ -12,6 +12,8 @@ const Kernels table{
     .direct_weight_gradient = direct_weight_gradient,
     .bias_gradient = bias_gradient,
     .depthwise = depthwise,
+    .depthwise_gradient = depthwise_gradient,
+    .depthwise_gradient_sum = depthwise_gradient_sum,
     .max_pool = max_pool,
     .max_pool_dgrad = max_pool_dgrad,
     .max_pool_gather = max_pool_gather,

@@ -13,6 +13,8 @@ struct Kernels {
   Task direct_weight_gradient;  // WeightGradient; a task is one (k, c) filter
   Task bias_gradient;           // BiasGradient; a task is one channel
   Task depthwise;               // Depthwise
+  Task depthwise_gradient;      // DepthwiseGradient
+  Task depthwise_gradient_sum;
   Task max_pool;                // Pooling; a task is one row of all channels of a sample, or of one channel (NCHW)
   Task max_pool_dgrad;
   Task max_pool_gather;
