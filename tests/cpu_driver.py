@@ -80,7 +80,7 @@ def torch_conv(
 
 def run_pool(
     case: PoolCase, pass_: str, src: torch.Tensor, offsets: torch.Tensor | None = None, *, layout: str = "nchw",
-    kernel: str = "pool", threads: int = 2, want_offsets: bool = False, want_indices: bool = False,
+    kernel: str = "direct", threads: int = 2, want_offsets: bool = False, want_indices: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:  # fmt: skip
     """One pass of `case`; returns logical (result, offsets, indices)."""
     name = next(name for name, dtype in DTYPES.items() if dtype == src.dtype)

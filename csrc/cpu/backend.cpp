@@ -20,7 +20,7 @@ const std::vector<Kernel<ConvProblem>>& conv_kernels() {
 
 const std::vector<Kernel<PoolProblem>>& pool_kernels() {
   static const std::vector<Kernel<PoolProblem>> table{
-      cpu::pool_entry(), aten_entry<PoolProblem>([](const PoolProblem& p, Pass pass, const PlanOptions&) {
+      cpu::direct_pool_entry(), cpu::banded_pool_entry(), aten_entry<PoolProblem>([](const PoolProblem& p, Pass pass, const PlanOptions&) {
         return Cost{8 + p.flops(pass) / 100, p.flops(pass), p.bytes(pass)};
       })};
   return table;

@@ -77,7 +77,7 @@ BandPlan::BandPlan(const AxisMap (&axis)[3], int64_t bytes) {
   b.pixels = b.lead + std::max<int64_t>(1, columns.high + (outputs_of(axis[2]) - 1 + kOverrun) * axis[2].mul + 1);
   b.row = b.pixels * kBlock, b.step = axis[2].mul * kBlock;
   b.first_row = reach_of(axis[1]).low;
-  b.slots = (axis[0].taps + axis[0].div - 1) / axis[0].div;
+  for (int64_t d = 0; d < axis[0].div; ++d) b.slots = std::max(b.slots, int64_t(taps_of(axis[0], d).size()));
   // As many rows as fit the budget, then evened out over the bands.
   const int64_t row_bytes = b.slots * b.row * bytes, total = outputs_of(axis[1]);
   int64_t height = 1;

@@ -94,4 +94,11 @@ struct DepthwiseGradient {
   int64_t groups, splits;  // tasks = groups * splits
 };
 
+// A pooling. A task is one band of one output slice of one block.
+struct BandedPooling {
+  Pooling problem;
+  Planes planes;
+  const Band* band;
+};
+
 }  // namespace fastconv::cpu

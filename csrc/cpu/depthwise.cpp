@@ -8,8 +8,6 @@
 namespace fastconv::cpu {
 namespace {
 
-int64_t accumulator_size(DType dtype) { return dtype == DType::f64 ? 8 : 4; }
-
 std::string refuse(const ConvProblem& p, Pass pass, const PlanOptions&) {
   if (pass == Pass::gather) return "a convolution has no gather pass";
   if (pass == Pass::bgrad) return "the bias gradient has no filter";

@@ -7,12 +7,15 @@
 
 namespace fastconv::cpu {
 
+inline int64_t accumulator_size(DType dtype) { return dtype == DType::f64 ? 8 : 4; }
+
 Correlation correlation(const ConvProblem& problem, Pass pass);
 WeightGradient weight_gradient(const ConvProblem& problem);
 Pooling pooling(const PoolProblem& problem, Pass pass);
 
 Kernel<ConvProblem> direct_entry();
 Kernel<ConvProblem> depthwise_entry();
-Kernel<PoolProblem> pool_entry();
+Kernel<PoolProblem> direct_pool_entry();
+Kernel<PoolProblem> banded_pool_entry();
 
 }  // namespace fastconv::cpu

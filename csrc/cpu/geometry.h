@@ -96,6 +96,9 @@ struct Pooling {
   int64_t* indices;
 };
 
+// Channels of a task of max-pool's scatter and gather in NHWC.
+constexpr int64_t kPoolChannels = 64;
+
 inline int64_t extent(const AxisMap (&axis)[3]) { return axis[0].out * axis[1].out * axis[2].out; }
 
 }  // namespace fastconv::cpu

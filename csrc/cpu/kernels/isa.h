@@ -20,8 +20,11 @@ void bias_gradient(const void* context, int64_t begin, int64_t end);
 void depthwise(const void* context, int64_t begin, int64_t end);
 void depthwise_gradient(const void* context, int64_t begin, int64_t end);
 void depthwise_gradient_sum(const void* context, int64_t begin, int64_t end);
+void banded_max_pool(const void* context, int64_t begin, int64_t end);
+void banded_average_pool(const void* context, int64_t begin, int64_t end);
 void max_pool(const void* context, int64_t begin, int64_t end);
 void max_pool_dgrad(const void* context, int64_t begin, int64_t end);
+void max_pool_scatter(const void* context, int64_t begin, int64_t end);
 void max_pool_gather(const void* context, int64_t begin, int64_t end);
 void average_pool(const void* context, int64_t begin, int64_t end);
 

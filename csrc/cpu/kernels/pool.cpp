@@ -99,24 +99,76 @@ void max_dgrad_row(const Pooling& p, const Row& row, accumulator_t<T>* sum) {
   }
 }
 
-template <class T, class Offset>
-void gather_row(const Pooling& p, const Row& row) {
-  const T* src = static_cast<const T*>(p.src) + start(p.src_strides, row);
-  const int64_t out = row_start(p.dst_strides, row), taps = p.axis[1].taps * p.axis[2].taps;
-  for (int64_t w = 0; w < p.axis[2].out; ++w) {
-    for (int64_t c = 0; c < row.channels; ++c) {
-      const int64_t at = out + w * p.dst_strides.at[2] + c;
-      const Offset tap = static_cast<const Offset*>(p.offsets)[at];
-      T value = narrow<T>(accumulator_t<T>(0));
-      if (tap != Offset(-1)) {
-        const int64_t id = p.axis[0].source(row.d, tap / taps);
-        const int64_t ih = p.axis[1].source(row.h, tap / p.axis[2].taps % p.axis[1].taps);
-        const int64_t iw = p.axis[2].source(w, tap % p.axis[2].taps);
-        value = src[id * p.src_strides.at[0] + ih * p.src_strides.at[1] + iw * p.src_strides.at[2] + c];
+// Where a window's taps lie, from the first one on: elements of the large tensor. Lets scatter and gather go from tap to
+// address by one look-up.
+template <class Offset, class Visit>
+void for_winners(const Pooling& p, const Strides& small, const Strides& large, int64_t n, int64_t c, int64_t channels,
+                 int64_t* place, Visit visit) {
+  const AxisMap(&axis)[3] = p.forward;
+  int64_t* next = place;
+  for (int64_t t = 0; t < axis[0].taps; ++t)
+    for (int64_t r = 0; r < axis[1].taps; ++r)
+      for (int64_t s = 0; s < axis[2].taps; ++s)
+        *next++ = t * axis[0].step * large.at[0] + r * axis[1].step * large.at[1] + s * axis[2].step * large.at[2];
+  const Offset* offsets = static_cast<const Offset*>(p.offsets) + n * small.n + c * small.c;
+  for (int64_t d = 0; d < axis[0].out; ++d) {
+    for (int64_t h = 0; h < axis[1].out; ++h) {
+      const int64_t row = d * small.at[0] + h * small.at[1];
+      const int64_t origin = n * large.n + c * large.c + (d * axis[0].mul + axis[0].add) * large.at[0] +
+                             (h * axis[1].mul + axis[1].add) * large.at[1] + axis[2].add * large.at[2];
+      for (int64_t w = 0; w < axis[2].out; ++w) {
+        const int64_t at = row + w * small.at[2], first = origin + w * axis[2].mul * large.at[2];
+        for (int64_t i = 0; i < channels; ++i) {
+          const Offset tap = offsets[at + i];
+          visit(n * small.n + c * small.c + at + i, tap == Offset(-1) ? -1 : first + i + place[tap]);
+        }
       }
-      static_cast<T*>(p.dst)[at] = value;
     }
   }
+}
+
+// dgrad of max as a scatter, in the order of the outputs: one task owns its planes, so nothing is atomic.
+template <class T, class Offset>
+void scatter_planes(const Pooling& p, int64_t n, int64_t c, int64_t channels, int64_t* place) {
+  const T* src = static_cast<const T*>(p.src);
+  T* dst = static_cast<T*>(p.dst);
+  const AxisMap(&axis)[3] = p.forward;
+  T* first = dst + n * p.dst_strides.n + c * p.dst_strides.c;
+  const int64_t pixels = axis[0].in * axis[1].in * axis[2].in;
+  if (p.layout == Layout::nchw) {
+    for (int64_t i = 0; i < pixels; ++i) first[i] = T(0);
+  } else {
+    for (int64_t i = 0; i < pixels; ++i)
+      for (int64_t j = 0; j < channels; ++j) first[i * p.c + j] = T(0);
+  }
+  for_winners<Offset>(p, p.src_strides, p.dst_strides, n, c, channels, place, [&](int64_t from, int64_t to) {
+    if (to >= 0) dst[to] += src[from];
+  });
+}
+
+template <class T, class Offset>
+void gather_planes(const Pooling& p, int64_t n, int64_t c, int64_t channels, int64_t* place) {
+  const T* src = static_cast<const T*>(p.src);
+  T* dst = static_cast<T*>(p.dst);
+  const T zero = narrow<T>(accumulator_t<T>(0));
+  for_winners<Offset>(p, p.dst_strides, p.src_strides, n, c, channels, place,
+                      [&](int64_t to, int64_t from) { dst[to] = from >= 0 ? src[from] : zero; });
+}
+
+// Calls visit(T{}, n, first channel, channels, room for a look-up table) for tasks of one plane (NCHW) or kPlanes
+// channels (NHWC).
+template <class Visit>
+void for_planes(const void* context, int64_t begin, int64_t end, Visit visit) {
+  const auto& p = *static_cast<const Pooling*>(context);
+  const int64_t each = p.layout == Layout::nchw ? 1 : kPoolChannels, per = (p.c + each - 1) / each;
+  auto* place =
+      static_cast<int64_t*>(scratch(size_t(p.forward[0].taps * p.forward[1].taps * p.forward[2].taps) * 8));
+  visit_dtype(p.dtype, [&](auto type) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t c = task % per * each;
+      visit(type, p, task / per, c, least(each, p.c - c), place);
+    }
+  });
 }
 
 // How many elements the window at output o covers on one axis; its low and high padding count if asked, what
@@ -191,11 +243,23 @@ void max_pool_dgrad(const void* context, int64_t begin, int64_t end) {
   });
 }
 
+void max_pool_scatter(const void* context, int64_t begin, int64_t end) {
+  for_planes(context, begin, end,
+             [](auto type, const Pooling& p, int64_t n, int64_t c, int64_t channels, int64_t* place) {
+               using T = decltype(type);
+               if constexpr (std::is_same_v<T, accumulator_t<T>>)  // 16-bit sums would round at every step
+                 p.offset_bytes == 1 ? scatter_planes<T, uint8_t>(p, n, c, channels, place)
+                                     : scatter_planes<T, int32_t>(p, n, c, channels, place);
+             });
+}
+
 void max_pool_gather(const void* context, int64_t begin, int64_t end) {
-  for_rows(context, begin, end, [](auto type, const Pooling& p, const Row& row, void*) {
-    using T = decltype(type);
-    p.offset_bytes == 1 ? gather_row<T, uint8_t>(p, row) : gather_row<T, int32_t>(p, row);
-  });
+  for_planes(context, begin, end,
+             [](auto type, const Pooling& p, int64_t n, int64_t c, int64_t channels, int64_t* place) {
+               using T = decltype(type);
+               p.offset_bytes == 1 ? gather_planes<T, uint8_t>(p, n, c, channels, place)
+                                   : gather_planes<T, int32_t>(p, n, c, channels, place);
+             });
 }
 
 void average_pool(const void* context, int64_t begin, int64_t end) {

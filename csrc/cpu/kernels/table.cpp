@@ -16,8 +16,11 @@ const Kernels table{
     .depthwise_gradient_sum = depthwise_gradient_sum,
     .max_pool = max_pool,
     .max_pool_dgrad = max_pool_dgrad,
+    .max_pool_scatter = max_pool_scatter,
     .max_pool_gather = max_pool_gather,
     .average_pool = average_pool,
+    .banded_max_pool = banded_max_pool,
+    .banded_average_pool = banded_average_pool,
 };
 
 }  // namespace fastconv::cpu::FASTCONV_ISA

@@ -17,8 +17,11 @@ struct Kernels {
   Task depthwise_gradient_sum;
   Task max_pool;                // Pooling; a task is one row of all channels of a sample, or of one channel (NCHW)
   Task max_pool_dgrad;
-  Task max_pool_gather;
+  Task max_pool_scatter;  // Pooling; a task is one plane, or kPoolChannels of them in NHWC
+  Task max_pool_gather;   // likewise
   Task average_pool;
+  Task banded_max_pool;  // BandedPooling, fprop and dgrad
+  Task banded_average_pool;
 };
 
 // Of the best instruction set here.
