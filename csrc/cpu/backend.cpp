@@ -1,6 +1,7 @@
 // The native CPU backend's tables.
 #include <omp.h>
 
+#include "cpu/costs.h"
 #include "cpu/entries.h"
 #include "planner/aten.h"
 
@@ -12,16 +13,18 @@ BackendInfo backend_info() {
 
 const std::vector<Kernel<ConvProblem>>& conv_kernels() {
   static const std::vector<Kernel<ConvProblem>> table{
-      cpu::direct_entry(), cpu::depthwise_entry(), aten_entry<ConvProblem>([](const ConvProblem& p, Pass pass, const PlanOptions&) {
-        return Cost{8 + p.flops(pass) / 3e4, p.flops(pass), p.bytes(pass)};
+      cpu::direct_entry(), cpu::depthwise_entry(),
+      aten_entry<ConvProblem>([](const ConvProblem& p, Pass pass, const PlanOptions& options) {
+        return cpu::conv_cost(p, pass, options, cpu::Maker::aten);
       })};
   return table;
 }
 
 const std::vector<Kernel<PoolProblem>>& pool_kernels() {
   static const std::vector<Kernel<PoolProblem>> table{
-      cpu::direct_pool_entry(), cpu::banded_pool_entry(), aten_entry<PoolProblem>([](const PoolProblem& p, Pass pass, const PlanOptions&) {
-        return Cost{8 + p.flops(pass) / 100, p.flops(pass), p.bytes(pass)};
+      cpu::direct_pool_entry(), cpu::banded_pool_entry(),
+      aten_entry<PoolProblem>([](const PoolProblem& p, Pass pass, const PlanOptions& options) {
+        return cpu::pool_cost(p, pass, options, cpu::Maker::aten);
       })};
   return table;
 }

@@ -1,5 +1,5 @@
-// Bands: how the fast CPU kernels see a tensor. A task copies the rows that a band of output rows needs into scratch that
-// stays in cache: converted to the accumulator type, padded, and with kBlock channels side by side in each pixel
+// Bands: how the fast CPU kernels see a tensor. A task copies the rows that a band of output rows needs into scratch
+// that stays in cache: converted to the accumulator type, padded, and with kBlock channels side by side in each pixel
 // whatever the layout of the tensor (NCHW is transposed on the way in and on the way out). After that everything is
 // plain vector code, lanes = channels, without a border: whatever the dtype, stride, padding or dilation. A depthwise
 // convolution or a pooling does the same to every channel, so a block is any kBlock of the N*C planes in NCHW, and
@@ -16,8 +16,8 @@
 
 namespace fastconv::cpu {
 
-constexpr int64_t kBlock = 16;     // channels; a cache line of float
-constexpr int64_t kOverrun = 8;    // pixels that a kernel may compute past the end of a row, and nobody reads
+constexpr int64_t kBlock = 16;              // channels; a cache line of float
+constexpr int64_t kOverrun = 8;             // pixels that a kernel may compute past the end of a row, and nobody reads
 constexpr int64_t kBandBudget = 128 << 10;  // bytes: a band stays in L2, the rows in use in L1
 constexpr int64_t kBandLimit = 4 << 20;
 

@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "cpu/band.h"
+#include "cpu/costs.h"
 #include "cpu/entries.h"
 
 namespace fastconv::cpu {
@@ -12,13 +13,13 @@ std::string refuse(const ConvProblem& p, Pass pass, const PlanOptions&) {
   if (pass == Pass::gather) return "a convolution has no gather pass";
   if (pass == Pass::bgrad) return "the bias gradient has no filter";
   if (p.c_per_group() != 1) return concat(p.c_per_group(), " input channels per group: not depthwise");
-  if (pass == Pass::dgrad && p.k_per_group() != 1) return concat(p.k_per_group(), " filters a channel: dgrad takes one");
+  if (pass == Pass::dgrad && p.k_per_group() != 1)
+    return concat(p.k_per_group(), " filters a channel: dgrad takes one");
   return refuse_band(correlation(p, pass == Pass::dgrad ? pass : Pass::fprop).axis, accumulator_size(p.dtype));
 }
 
-Cost cost(const ConvProblem& p, Pass pass, const PlanOptions&) {
-  const double flops = p.flops(pass), bytes = p.bytes(pass);
-  return {0.5 + flops / 2e4, flops, bytes};
+Cost cost(const ConvProblem& p, Pass pass, const PlanOptions& options) {
+  return conv_cost(p, pass, options, Maker::fast);
 }
 
 Prepared<ConvProblem> prepare_wgrad(const ConvProblem& p, const PlanOptions& options) {
@@ -37,7 +38,7 @@ Prepared<ConvProblem> prepare_wgrad(const ConvProblem& p, const PlanOptions& opt
     task.splits = std::min(units, wanted);
     task.groups = std::min(blocks, (wanted + task.splits - 1) / task.splits);
   }
-  const int threads = usable_threads(options.threads, cost(p, Pass::wgrad, options).microseconds);
+  const int threads = usable_threads(options.threads, cost(p, Pass::wgrad, options).microseconds > kSerialMicroseconds);
   return {[task, plan, blocks, threads](const ConvArgs& args) {
             DepthwiseGradient run = task;
             run.problem.x = args.a, run.problem.gy = args.b, run.problem.gw = args.out;
@@ -57,7 +58,7 @@ Prepared<ConvProblem> prepare(const ConvProblem& p, Pass pass, const PlanOptions
   const auto plan = std::make_shared<BandPlan>(task.problem.axis, accumulator_size(p.dtype));
   const Band& band = plan->band();
   task.band = &band;
-  const int threads = usable_threads(options.threads, cost(p, pass, options).microseconds);
+  const int threads = usable_threads(options.threads, cost(p, pass, options).microseconds > kSerialMicroseconds);
   const int64_t tasks = task.planes.blocks() * band.axis[0].out * band.bands;
   return {[task, plan, tasks, threads](const ConvArgs& args) {
             Depthwise run = task;

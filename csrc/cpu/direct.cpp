@@ -1,4 +1,5 @@
 // The table's "direct" entry: any geometry, layout and dtype, every pass.
+#include "cpu/costs.h"
 #include "cpu/entries.h"
 
 namespace fastconv::cpu {
@@ -8,13 +9,12 @@ std::string refuse(const ConvProblem&, Pass pass, const PlanOptions&) {
   return pass == Pass::gather ? "a convolution has no gather pass" : "";
 }
 
-Cost cost(const ConvProblem& p, Pass pass, const PlanOptions&) {
-  const double flops = p.flops(pass), bytes = p.bytes(pass);
-  return {0.5 + flops / 2e3, flops, bytes};
+Cost cost(const ConvProblem& p, Pass pass, const PlanOptions& options) {
+  return conv_cost(p, pass, options, Maker::direct);
 }
 
 Prepared<ConvProblem> prepare(const ConvProblem& p, Pass pass, const PlanOptions& options) {
-  const int threads = usable_threads(options.threads, cost(p, pass, options).microseconds);
+  const int threads = usable_threads(options.threads, cost(p, pass, options).microseconds > kSerialMicroseconds);
   const std::string detail = concat(threads, " thread", threads == 1 ? "" : "s");
   if (pass == Pass::bgrad) {
     BiasGradient task{p.dtype, p.layout, p.n, p.k, volume(p.out), nullptr, nullptr};

@@ -25,9 +25,9 @@ void parallel_for(int64_t count, int64_t grain, int threads, Task task, const vo
   if (failure) std::rethrow_exception(failure);
 }
 
-int usable_threads(int requested, double microseconds) {
-  const int threads = requested > 0 ? requested : omp_get_max_threads();
-  return microseconds < 20 ? 1 : threads;
+int usable_threads(int requested, bool worthwhile) {
+  if (!worthwhile) return 1;
+  return requested > 0 ? requested : omp_get_max_threads();
 }
 
 namespace {

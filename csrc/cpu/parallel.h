@@ -14,9 +14,8 @@ using Task = void (*)(const void* context, int64_t begin, int64_t end);
 // region, if there is one thread or one run. Rethrows what a task throws.
 void parallel_for(int64_t count, int64_t grain, int threads, Task task, const void* context);
 
-// The threads that a plan may use: options.threads or the OpenMP default, but one for `microseconds` of work that a
-// parallel region (5 to 10 us to start and join) would not pay for.
-int usable_threads(int requested, double microseconds);
+// The threads that a plan may use: `requested`, or the OpenMP default if 0; one if the work is too small to share.
+int usable_threads(int requested, bool worthwhile);
 
 // At least `bytes` of this thread's own scratch, 64-byte aligned. One user at a time: a kernel asks once and
 // divides it up. Grows, and stays for the next call.

@@ -2,6 +2,7 @@
 #include <memory>
 
 #include "cpu/band.h"
+#include "cpu/costs.h"
 #include "cpu/entries.h"
 
 namespace fastconv::cpu {
@@ -15,9 +16,8 @@ std::string refuse(const PoolProblem& p, Pass pass, const PlanOptions& options) 
   return "";
 }
 
-Cost cost(const PoolProblem& p, Pass pass, const PlanOptions&) {
-  const double flops = p.flops(pass), bytes = p.bytes(pass);
-  return {0.5 + flops / 1e3, flops, bytes};
+Cost cost(const PoolProblem& p, Pass pass, const PlanOptions& options) {
+  return pool_cost(p, pass, options, Maker::direct);
 }
 
 // Kernel, and how many tasks it has: rows, or whole planes for scatter and gather.
@@ -38,7 +38,7 @@ Work work_for(const PoolProblem& p, Pass pass, const Pooling& task) {
 }
 
 Prepared<PoolProblem> prepare(const PoolProblem& p, Pass pass, const PlanOptions& options) {
-  const int threads = usable_threads(options.threads, cost(p, pass, options).microseconds);
+  const int threads = usable_threads(options.threads, cost(p, pass, options).microseconds > kSerialMicroseconds);
   const Pooling task = pooling(p, pass);
   const Work work = work_for(p, pass, task);
   const bool offsets = options.offsets || pass != Pass::fprop, indices = options.indices;
@@ -58,22 +58,21 @@ std::string refuse_banded(const PoolProblem& p, Pass pass, const PlanOptions& op
   return refuse_band(pooling(p, pass).axis, 2 * accumulator_size(p.dtype));
 }
 
-Cost banded_cost(const PoolProblem& p, Pass pass, const PlanOptions&) {
-  const double flops = p.flops(pass), bytes = p.bytes(pass);
-  return {0.5 + flops / 1e4, flops, bytes};
+Cost banded_cost(const PoolProblem& p, Pass pass, const PlanOptions& options) {
+  return pool_cost(p, pass, options, Maker::fast);
 }
 
 Prepared<PoolProblem> prepare_banded(const PoolProblem& p, Pass pass, const PlanOptions& options) {
   BandedPooling task{pooling(p, pass), {p.layout, p.n, p.c, 1}, nullptr};
   const bool maximum = p.kind == PoolKind::max;
   // dgrad of max keeps the offsets beside the gradients: twice the bytes.
-  const auto plan = std::make_shared<BandPlan>(
-      task.problem.axis, accumulator_size(p.dtype) * (maximum && pass == Pass::dgrad ? 2 : 1));
+  const auto plan = std::make_shared<BandPlan>(task.problem.axis,
+                                               accumulator_size(p.dtype) * (maximum && pass == Pass::dgrad ? 2 : 1));
   const Band& band = plan->band();
   task.band = &band;
   const Task kernel = maximum ? kernels().banded_max_pool : kernels().banded_average_pool;
   const bool offsets = options.offsets || pass == Pass::dgrad, indices = options.indices;
-  const int threads = usable_threads(options.threads, banded_cost(p, pass, options).microseconds);
+  const int threads = usable_threads(options.threads, banded_cost(p, pass, options).microseconds > kSerialMicroseconds);
   const int64_t tasks = task.planes.blocks() * band.axis[0].out * band.bands;
   return {[=](const PoolArgs& args) {
             BandedPooling run = task;

@@ -37,8 +37,10 @@ typedef float FourUnaligned __attribute__((vector_size(16), aligned(4), may_alia
 inline void transpose_4x4(char* to, int64_t to_by, const char* const (&from)[4]) {
   Four row[4];
   for (int i = 0; i < 4; ++i) row[i] = *reinterpret_cast<const FourUnaligned*>(from[i]);
-  const Four a = __builtin_shufflevector(row[0], row[1], 0, 4, 1, 5), b = __builtin_shufflevector(row[2], row[3], 0, 4, 1, 5);
-  const Four c = __builtin_shufflevector(row[0], row[1], 2, 6, 3, 7), d = __builtin_shufflevector(row[2], row[3], 2, 6, 3, 7);
+  const Four a = __builtin_shufflevector(row[0], row[1], 0, 4, 1, 5),
+             b = __builtin_shufflevector(row[2], row[3], 0, 4, 1, 5);
+  const Four c = __builtin_shufflevector(row[0], row[1], 2, 6, 3, 7),
+             d = __builtin_shufflevector(row[2], row[3], 2, 6, 3, 7);
   const Four out[4] = {__builtin_shufflevector(a, b, 0, 1, 4, 5), __builtin_shufflevector(a, b, 2, 3, 6, 7),
                        __builtin_shufflevector(c, d, 0, 1, 4, 5), __builtin_shufflevector(c, d, 2, 3, 6, 7)};
   for (int i = 0; i < 4; ++i) *reinterpret_cast<FourUnaligned*>(to + i * to_by) = out[i];

@@ -1,5 +1,5 @@
-// Pooling on bands (cpu/band.h): lanes are planes, a few outputs at a time stay in registers while the taps are walked in
-// row-major order, which is torch's: the first maximum wins, the last NaN does.
+// Pooling on bands (cpu/band.h): lanes are planes, a few outputs at a time stay in registers while the taps are walked
+// in row-major order, which is torch's: the first maximum wins, the last NaN does.
 #include "cpu/kernels/band_rows.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
@@ -52,8 +52,8 @@ void maxima(const A* source, int64_t step, const BandTap* taps, int64_t count, c
 
 // dgrad of max: gy where the tap through which it is read is the one that won.
 template <class A, int P>
-void winning_gradients(const A* gy, const Integer<A>* offsets, int64_t step, const BandTap* taps, int64_t count,
-                       A* out, int64_t out_step) {
+void winning_gradients(const A* gy, const Integer<A>* offsets, int64_t step, const BandTap* taps, int64_t count, A* out,
+                       int64_t out_step) {
   vec<A> sum[P] = {};
   for (int64_t t = 0; t < count; ++t) {
     const vec<Integer<A>> tap = vec<Integer<A>>{} + Integer<A>(taps[t].tap);
@@ -81,7 +81,7 @@ void sums(const A* source, int64_t step, const BandTap* taps, int64_t count, A* 
 template <class A>
 struct Memory {
   A *source, *line, *temporary, *shares;
-  Integer<A> *offsets, *winners, *first;
+  Integer<A>*offsets, *winners, *first;
 };
 
 // The first tap of the window at output o that lies inside the input, or -1.
@@ -164,8 +164,8 @@ void backward_rows(const BandedPooling& q, const Place& at, const Memory<accumul
         kernel(row * height.mul * b.row, b.taps + phases[f].first, phases[f].count, m.line + f * kBlock,
                width.div * kBlock, phase_outputs(width, f));
       const int64_t o = (at.band * b.height + row) * height.div + h;
-      write_row(q.planes, static_cast<T*>(p.dst), m.line, to,
-                at.d * p.dst_strides.at[0] + o * p.dst_strides.at[1], p.dst_strides.at[2], width.out, m.temporary);
+      write_row(q.planes, static_cast<T*>(p.dst), m.line, to, at.d * p.dst_strides.at[0] + o * p.dst_strides.at[1],
+                p.dst_strides.at[2], width.out, m.temporary);
     }
   }
 }
@@ -265,7 +265,8 @@ void for_bands(const void* context, int64_t begin, int64_t end, bool maximum, Vi
   visit_dtype(q.problem.dtype, [&](auto type) {
     using A = accumulator_t<decltype(type)>;
     const bool forward = !q.problem.backward, offsets = maximum && !forward, winners = maximum && forward;
-    const int64_t widest = most(b.axis[2].in, b.axis[2].out) + kOverrun, line = (b.axis[2].out + kOverrun * b.axis[2].div) * kBlock;
+    const int64_t widest = most(b.axis[2].in, b.axis[2].out) + kOverrun,
+                  line = (b.axis[2].out + kOverrun * b.axis[2].div) * kBlock;
     Memory<A> m;
     m.source = static_cast<A*>(
         scratch(size_t(b.elements * (offsets ? 2 : 1) + line * (winners ? 2 : 1) + widest * (kBlock + 2)) * sizeof(A)));

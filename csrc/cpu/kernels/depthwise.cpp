@@ -98,8 +98,8 @@ void depthwise_band(const Depthwise& p, const Place& at, const Memory<accumulato
         weights += phases[f].count * kBlock;
       }
       const int64_t o = (at.band * b.height + row) * height.div + h;
-      write_row(p.planes, static_cast<T*>(c.dst), m.line, to,
-                at.d * c.dst_strides.at[0] + o * c.dst_strides.at[1], c.dst_strides.at[2], width.out, m.temporary);
+      write_row(p.planes, static_cast<T*>(c.dst), m.line, to, at.d * c.dst_strides.at[0] + o * c.dst_strides.at[1],
+                c.dst_strides.at[2], width.out, m.temporary);
     }
   }
 }

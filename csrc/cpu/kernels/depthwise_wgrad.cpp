@@ -1,6 +1,6 @@
-// Depthwise convolution, wgrad, on bands (cpu/band.h): lanes are channels, so nothing is summed across lanes. The sums of
-// one filter row stay in registers while a few output rows go by; four output pixels at a time share the source pixels
-// they overlap in.
+// Depthwise convolution, wgrad, on bands (cpu/band.h): lanes are channels, so nothing is summed across lanes. The sums
+// of one filter row stay in registers while a few output rows go by; four output pixels at a time share the source
+// pixels they overlap in.
 #include "cpu/kernels/band_rows.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
@@ -111,7 +111,8 @@ void write_filters(const DepthwiseGradient& p, int64_t block, const A* sums) {
   const int64_t first = block * kBlock, count = least(kBlock, p.planes.channels - first);
   for (int64_t t = 0; t < b.taps_in_all; ++t)
     for (int64_t lane = 0; lane < count; ++lane)
-      static_cast<T*>(p.problem.gw)[(first + lane) * b.taps_in_all + b.taps[t].tap] = narrow<T>(sums[t * kBlock + lane]);
+      static_cast<T*>(p.problem.gw)[(first + lane) * b.taps_in_all + b.taps[t].tap] =
+          narrow<T>(sums[t * kBlock + lane]);
 }
 
 template <class T>

@@ -134,41 +134,54 @@ void weight_gradient(const WeightGradient& p, int64_t begin, int64_t end) {
   }
 }
 
+// total[i] += sum of rows[j * pitch + i] over j, in runs of kRun rows so that rounding errors stay those of short sums.
+constexpr int64_t kRun = 64;
+template <class T, class A>
+void add_rows(const T* rows, int64_t count, int64_t pitch, int64_t width, A* total, A* run) {
+  for (int64_t first = 0; first < count; first += kRun) {
+    const int64_t last = least(count, first + kRun);
+    for (int64_t i = 0; i < width; ++i) run[i] = 0;
+    for (int64_t j = first; j < last; ++j)
+      for (int64_t i = 0; i < width; ++i) run[i] += widen(rows[j * pitch + i]);
+    for (int64_t i = 0; i < width; ++i) total[i] += run[i];
+  }
+}
+
+// Channels [begin, end). NHWC reads pixels; with few channels several pixels at a time, as if they were more channels.
+// NCHW reads each plane as rows of kLanes elements.
 template <class T>
 void sum_bias(const BiasGradient& p, int64_t begin, int64_t end) {
   using A = accumulator_t<T>;
+  constexpr int64_t kLanes = 32;
   const T* gy = static_cast<const T*>(p.gy);
   T* gb = static_cast<T*>(p.gb);
   if (p.layout == Layout::nchw) {
     for (int64_t k = begin; k < end; ++k) {
-      A total = 0;
+      A total[kLanes] = {}, run[kLanes];
       for (int64_t n = 0; n < p.n; ++n) {
         const T* plane = gy + (n * p.k + k) * p.plane;
-        A lanes[32] = {};
-        int64_t i = 0;
-        for (; i + 32 <= p.plane; i += 32)
-          for (int lane = 0; lane < 32; ++lane) lanes[lane] += widen(plane[i + lane]);
-        for (; i < p.plane; ++i) lanes[i % 32] += widen(plane[i]);
-        for (int half = 16; half; half /= 2)
-          for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
-        total += lanes[0];
+        const int64_t rows = p.plane / kLanes;
+        add_rows(plane, rows, kLanes, kLanes, total, run);
+        for (int64_t i = rows * kLanes; i < p.plane; ++i) total[i - rows * kLanes] += widen(plane[i]);
       }
-      gb[k] = narrow<T>(total);
+      for (int64_t half = kLanes / 2; half; half /= 2)
+        for (int64_t lane = 0; lane < half; ++lane) total[lane] += total[lane + half];
+      gb[k] = narrow<T>(total[0]);
     }
     return;
   }
-  const int64_t count = end - begin;
-  A* total = static_cast<A*>(scratch(size_t(2 * count) * sizeof(A)));
-  A* run = total + count;  // sums of 64 pixels each keep the rounding error down
-  for (int64_t i = 0; i < count; ++i) total[i] = run[i] = 0;
-  for (int64_t pixel = 0; pixel < p.n * p.plane; ++pixel) {
-    const T* from = gy + pixel * p.k + begin;
-    for (int64_t i = 0; i < count; ++i) run[i] += widen(from[i]);
-    if (pixel % 64 == 63) {
-      for (int64_t i = 0; i < count; ++i) total[i] += run[i], run[i] = 0;
-    }
+  const int64_t count = end - begin, fold = p.k == count && count < kLanes ? kLanes / count : 1, width = count * fold;
+  const int64_t pixels = p.n * p.plane, steps = pixels / fold;
+  A* total = static_cast<A*>(scratch(size_t(2 * width) * sizeof(A)));
+  for (int64_t i = 0; i < width; ++i) total[i] = 0;
+  add_rows(gy + begin, steps, p.k * fold, width, total, total + width);
+  for (int64_t pixel = steps * fold; pixel < pixels; ++pixel)
+    for (int64_t i = 0; i < count; ++i) total[i] += widen(gy[pixel * p.k + begin + i]);
+  for (int64_t i = 0; i < count; ++i) {
+    A sum = total[i];
+    for (int64_t j = 1; j < fold; ++j) sum += total[j * count + i];
+    gb[begin + i] = narrow<T>(sum);
   }
-  for (int64_t i = 0; i < count; ++i) gb[begin + i] = narrow<T>(total[i] + run[i]);
 }
 
 }  // namespace

@@ -99,8 +99,8 @@ void max_dgrad_row(const Pooling& p, const Row& row, accumulator_t<T>* sum) {
   }
 }
 
-// Where a window's taps lie, from the first one on: elements of the large tensor. Lets scatter and gather go from tap to
-// address by one look-up.
+// Calls visit(element of the small tensor, element of the large one, both from the task's first plane) for every output
+// that has a winner. `place` becomes a table of where a window's taps lie: from tap to address by one look-up.
 template <class Offset, class Visit>
 void for_winners(const Pooling& p, const Strides& small, const Strides& large, int64_t n, int64_t c, int64_t channels,
                  int64_t* place, Visit visit) {
@@ -114,45 +114,51 @@ void for_winners(const Pooling& p, const Strides& small, const Strides& large, i
   for (int64_t d = 0; d < axis[0].out; ++d) {
     for (int64_t h = 0; h < axis[1].out; ++h) {
       const int64_t row = d * small.at[0] + h * small.at[1];
-      const int64_t origin = n * large.n + c * large.c + (d * axis[0].mul + axis[0].add) * large.at[0] +
+      const int64_t origin = (d * axis[0].mul + axis[0].add) * large.at[0] +
                              (h * axis[1].mul + axis[1].add) * large.at[1] + axis[2].add * large.at[2];
+      const Offset* taps = offsets + row;
+      if (p.layout == Layout::nchw) {
+        for (int64_t w = 0; w < axis[2].out; ++w)
+          if (taps[w] != Offset(-1)) visit(row + w, origin + w * axis[2].mul + place[taps[w]]);
+        continue;
+      }
       for (int64_t w = 0; w < axis[2].out; ++w) {
-        const int64_t at = row + w * small.at[2], first = origin + w * axis[2].mul * large.at[2];
-        for (int64_t i = 0; i < channels; ++i) {
-          const Offset tap = offsets[at + i];
-          visit(n * small.n + c * small.c + at + i, tap == Offset(-1) ? -1 : first + i + place[tap]);
-        }
+        const int64_t at = w * small.at[2], first = origin + w * axis[2].mul * large.at[2];
+        for (int64_t i = 0; i < channels; ++i)
+          if (taps[at + i] != Offset(-1)) visit(row + at + i, first + i + place[taps[at + i]]);
       }
     }
+  }
+}
+
+template <class T>
+void clear_planes(const Pooling& p, int64_t pixels, T* planes, int64_t channels) {
+  const T zero = narrow<T>(accumulator_t<T>(0));
+  if (p.layout == Layout::nchw) {
+    for (int64_t i = 0; i < pixels; ++i) planes[i] = zero;
+  } else {
+    for (int64_t i = 0; i < pixels; ++i)
+      for (int64_t j = 0; j < channels; ++j) planes[i * p.c + j] = zero;
   }
 }
 
 // dgrad of max as a scatter, in the order of the outputs: one task owns its planes, so nothing is atomic.
 template <class T, class Offset>
 void scatter_planes(const Pooling& p, int64_t n, int64_t c, int64_t channels, int64_t* place) {
-  const T* src = static_cast<const T*>(p.src);
-  T* dst = static_cast<T*>(p.dst);
-  const AxisMap(&axis)[3] = p.forward;
-  T* first = dst + n * p.dst_strides.n + c * p.dst_strides.c;
-  const int64_t pixels = axis[0].in * axis[1].in * axis[2].in;
-  if (p.layout == Layout::nchw) {
-    for (int64_t i = 0; i < pixels; ++i) first[i] = T(0);
-  } else {
-    for (int64_t i = 0; i < pixels; ++i)
-      for (int64_t j = 0; j < channels; ++j) first[i * p.c + j] = T(0);
-  }
-  for_winners<Offset>(p, p.src_strides, p.dst_strides, n, c, channels, place, [&](int64_t from, int64_t to) {
-    if (to >= 0) dst[to] += src[from];
-  });
+  const T* __restrict src = static_cast<const T*>(p.src) + n * p.src_strides.n + c * p.src_strides.c;
+  T* __restrict dst = static_cast<T*>(p.dst) + n * p.dst_strides.n + c * p.dst_strides.c;
+  clear_planes(p, p.forward[0].in * p.forward[1].in * p.forward[2].in, dst, channels);
+  for_winners<Offset>(p, p.src_strides, p.dst_strides, n, c, channels, place,
+                      [&](int64_t from, int64_t to) { dst[to] += src[from]; });
 }
 
 template <class T, class Offset>
 void gather_planes(const Pooling& p, int64_t n, int64_t c, int64_t channels, int64_t* place) {
-  const T* src = static_cast<const T*>(p.src);
-  T* dst = static_cast<T*>(p.dst);
-  const T zero = narrow<T>(accumulator_t<T>(0));
+  const T* __restrict src = static_cast<const T*>(p.src) + n * p.src_strides.n + c * p.src_strides.c;
+  T* __restrict dst = static_cast<T*>(p.dst) + n * p.dst_strides.n + c * p.dst_strides.c;
+  clear_planes(p, extent(p.forward), dst, channels);  // for windows without a winner
   for_winners<Offset>(p, p.dst_strides, p.src_strides, n, c, channels, place,
-                      [&](int64_t to, int64_t from) { dst[to] = from >= 0 ? src[from] : zero; });
+                      [&](int64_t to, int64_t from) { dst[to] = src[from]; });
 }
 
 // Calls visit(T{}, n, first channel, channels, room for a look-up table) for tasks of one plane (NCHW) or kPlanes
@@ -161,8 +167,7 @@ template <class Visit>
 void for_planes(const void* context, int64_t begin, int64_t end, Visit visit) {
   const auto& p = *static_cast<const Pooling*>(context);
   const int64_t each = p.layout == Layout::nchw ? 1 : kPoolChannels, per = (p.c + each - 1) / each;
-  auto* place =
-      static_cast<int64_t*>(scratch(size_t(p.forward[0].taps * p.forward[1].taps * p.forward[2].taps) * 8));
+  auto* place = static_cast<int64_t*>(scratch(size_t(p.forward[0].taps * p.forward[1].taps * p.forward[2].taps) * 8));
   visit_dtype(p.dtype, [&](auto type) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t c = task % per * each;

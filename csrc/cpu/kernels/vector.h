@@ -1,4 +1,5 @@
-// Vectors of the instruction set being compiled for, as GCC's vector extension: arithmetic is written once, lanes follow.
+// Vectors of the instruction set being compiled for, as GCC's vector extension: arithmetic is written once, lanes
+// follow.
 #pragma once
 
 #include "cpu/kernels/isa.h"

@@ -1,0 +1,127 @@
+#include "cpu/costs.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "cpu/band.h"
+#include "cpu/parallel.h"
+
+namespace fastconv::cpu {
+namespace {
+
+bool sixteen_bit(DType dtype) { return dtype == DType::f16 || dtype == DType::bf16; }
+
+// How much slower than float32: ours computes 16-bit types in float (conversions only), float64 with half the lanes;
+// PyTorch has neither in oneDNN on machines without native support, and loops over the groups.
+double dtype_factor(DType dtype, Maker maker, bool depthwise) {
+  if (dtype == DType::f32) return 1;
+  if (maker != Maker::aten) return sixteen_bit(dtype) ? 1.5 : 2;
+  if (depthwise) return dtype == DType::f64 ? 8 : 12;
+  return sixteen_bit(dtype) ? 8 : 2;
+}
+
+// Lanes that carry nothing: blocks are of kBlock planes (NCHW) or channels (NHWC).
+double filled(Layout layout, int64_t n, int64_t channels) {
+  const int64_t lanes = layout == Layout::nchw ? n * channels : channels;
+  return double((lanes + kBlock - 1) / kBlock * kBlock) / double(lanes);
+}
+
+// The direct kernel pays per row of outputs and tap, whatever the row's length.
+Rate direct_conv_rate(const ConvProblem& p, Pass pass) {
+  if (pass == Pass::bgrad) return {1, 0.06, 0};
+  const double each = p.layout == Layout::nchw || p.c == 1 ? 0.05 : 0.25, row = pass == Pass::wgrad ? 15 : 12;
+  return {0.5, 0, each + row / double(p.out[2])};
+}
+
+Rate depthwise_rate(Pass pass) {
+  if (pass == Pass::wgrad) return {3, 0.35, 0.042};
+  return {3, pass == Pass::fprop ? 0.21 : 0.27, 0.04};
+}
+
+Rate aten_conv_rate(const ConvProblem& p, Pass pass, bool depthwise) {
+  const bool nchw = p.layout == Layout::nchw;
+  if (pass == Pass::bgrad) return {5, 0.055, 0};
+  if (!depthwise) {
+    // oneDNN blocks channels by eight; with fewer it falls back, and its backward passes far.
+    const double idle = 64 / double(std::min<int64_t>(8, p.c_per_group()) * std::min<int64_t>(8, p.k_per_group()));
+    if (pass == Pass::fprop) return {8, 1.7, 0.035 * std::sqrt(idle)};
+    return {18, 2.8, 0.035 * idle};
+  }
+  if (pass == Pass::fprop) return nchw ? Rate{50, 0.46, 0.052} : Rate{40, 0.22, 0.079};
+  if (pass == Pass::dgrad) return nchw ? Rate{60, 0.99, 0.053} : Rate{50, 0.74, 0.048};
+  return nchw ? Rate{60, 0.3, 0.245} : Rate{50, 0.2, 0.3};
+}
+
+Cost total(const Rate& rate, double elements, double taps, double factor, double flops, double bytes,
+           const PlanOptions& options) {
+  const double work = factor * (rate.element_ns * elements + rate.tap_ns * taps) / 1000;
+  const int threads = usable_threads(options.threads, work > kSerialMicroseconds);
+  return {rate.call_us + work / threads, flops, bytes};
+}
+
+Rate pool_rate(const PoolProblem& p, Pass pass, Maker maker) {
+  const bool nchw = p.layout == Layout::nchw, maximum = p.kind == PoolKind::max;
+  // Channels too few for a vector: both loops over them are scalar.
+  const bool narrow = !nchw && p.c < 8;
+  if (narrow && maximum && pass == Pass::fprop && maker != Maker::fast) return {8, 0, 3};
+  if (maker == Maker::direct) {
+    if (pass == Pass::gather) return {2, 0.08, 0.05};
+    if (maximum && pass == Pass::dgrad) return {2, nchw ? 0.27 : 0.48, nchw ? 0.06 : 0.16};
+    if (maximum) return {1.6, 0.04, nchw ? 6.6 : 0.235};
+    if (pass == Pass::dgrad) return nchw ? Rate{1.8, 13, 5.5} : Rate{2, 0.28, 0.14};
+    return nchw ? Rate{1.8, 1, 3.8} : Rate{2, 0.03, 0.1};
+  }
+  if (maker == Maker::fast) {
+    if (maximum && pass == Pass::fprop) return nchw ? Rate{1.5, 0.325, 0.176} : Rate{2, 0.21, 0.11};
+    if (maximum) return nchw ? Rate{1.7, 0.45, 0.07} : Rate{2, 0.29, 0.065};
+    if (pass == Pass::fprop) return nchw ? Rate{1.7, 0.32, 0.09} : Rate{1.8, 0.23, 0.073};
+    return nchw ? Rate{1.6, 0.63, 0.065} : Rate{2, 0.47, 0.054};
+  }
+  if (maximum && pass == Pass::fprop) return nchw ? Rate{6, 0, 2.9} : Rate{8, 0.057, 0.186};
+  if (maximum) return {8, nchw ? 0.18 : 0.21, 0.046};
+  if (pass == Pass::fprop) return nchw ? Rate{2.5, 0.024, 1.1} : Rate{3, 0.035, 0.096};
+  return nchw ? Rate{7, 0.044, 1} : Rate{8, 0.14, 0.12};
+}
+
+Cost pool_pass_cost(const PoolProblem& p, Pass pass, const PlanOptions& options, Maker maker) {
+  double elements = double(p.x_elements() + p.y_elements()), taps = double(p.y_elements() * volume(p.window));
+  if (maker == Maker::fast) elements *= filled(p.layout, p.n, p.c), taps *= filled(p.layout, p.n, p.c);
+  // Blocks pay for each phase of each row of dgrad: many where the stride is long.
+  if (maker == Maker::fast && pass == Pass::dgrad)
+    taps += 200 * filled(p.layout, p.n, p.c) * double(p.n * p.c * p.in[0] * p.in[1] * p.stride[2]) / double(kBlock);
+  // Per pixel and tap, whatever the channels: walking the taps.
+  if (maker != Maker::fast && p.layout == Layout::nhwc) taps += 10 * taps / double(p.c);
+  const double factor = p.dtype == DType::f64 ? 2 : sixteen_bit(p.dtype) && maker == Maker::direct ? 1.5 : 1;
+  return total(pool_rate(p, pass, maker), elements, taps, factor, p.flops(pass), p.bytes(pass), options);
+}
+
+}  // namespace
+
+Cost conv_cost(const ConvProblem& p, Pass pass, const PlanOptions& options, Maker maker) {
+  const bool depthwise = p.c_per_group() == 1 && p.groups > 1;
+  const double elements = double(p.x_elements() + p.y_elements()), taps = p.flops(pass) / 2;
+  const Rate rate = maker == Maker::aten     ? aten_conv_rate(p, pass, depthwise)
+                    : maker == Maker::direct ? direct_conv_rate(p, pass)
+                                             : depthwise_rate(pass);
+  const int64_t samples = pass == Pass::wgrad ? 1 : p.n;
+  const double unfilled = maker == Maker::fast ? filled(p.layout, samples, p.k) : 1;
+  return total(rate, elements * unfilled, taps * unfilled, dtype_factor(p.dtype, maker, depthwise), p.flops(pass),
+               p.bytes(pass), options);
+}
+
+Cost pool_cost(const PoolProblem& p, Pass pass, const PlanOptions& options, Maker maker) {
+  Cost cost = pool_pass_cost(p, pass, options, maker);
+  if (p.kind != PoolKind::max) return cost;
+  // Offsets are asked for because dgrad will follow, and it must be of the same maker: count both.
+  if (pass == Pass::fprop && options.offsets) {
+    cost.microseconds += maker == Maker::aten
+                             ? pool_pass_cost(p, Pass::dgrad, options, maker).microseconds
+                             : std::min(pool_pass_cost(p, Pass::dgrad, options, Maker::direct).microseconds,
+                                        pool_pass_cost(p, Pass::dgrad, options, Maker::fast).microseconds);
+  }
+  // From our offsets PyTorch must first make its indices: some ten passes over them.
+  if (pass != Pass::fprop && maker == Maker::aten) cost.microseconds += 60 + 0.01 * double(p.y_elements());
+  return cost;
+}
+
+}  // namespace fastconv::cpu
