@@ -326,6 +326,14 @@ def test_no_region_no_access():
         emulate("copy_4", [np.zeros(0, np.float32)])
 
 
+def test_the_race_checker_takes_no_memory_for_what_is_not_touched():
+    x, y = np.arange(64, dtype=np.float32), np.zeros(64, np.float32)
+    regions = [(x.ctypes.data, 1 << 33), (x.ctypes.data, 1), (y.ctypes.data, 1 << 33)]
+    with configured(race_check=True) as module:
+        module.run("copy_4", regions)
+    np.testing.assert_array_equal(x, y)
+
+
 def test_an_error_leaves_the_emulator_usable():
     for _ in range(3):
         with pytest.raises(RuntimeError, match="race"):

@@ -6,6 +6,7 @@
 #include <mutex>
 #include <numeric>
 #include <optional>
+#include <system_error>
 #include <thread>
 
 #include "emulator/block.h"
@@ -98,48 +99,76 @@ class BlockOrder {
   int64_t blocks_, offset_ = 0, step_ = 1;
 };
 
+// The blocks of one grid, dealt to OS threads one by one.
+class GridRun {
+ public:
+  GridRun(Grid& grid, const BlockOrder& order) : grid_(grid), order_(order) { total_.launches = 1; }
+
+  void run(int os_threads) {
+    std::vector<std::thread> helpers;
+    try {
+      for (int64_t i = 1; i < std::min<int64_t>(os_threads, grid_.blocks); ++i)
+        helpers.emplace_back([this] { work(); });
+    } catch (const std::system_error&) {
+      // No more OS threads to be had: those there are do the work.
+    }
+    work();
+    for (std::thread& helper : helpers) helper.join();
+  }
+
+  const Counters& counters() const { return total_; }
+  const std::string& failure() const { return failure_; }
+
+ private:
+  void work() {
+    Counters counted;
+    try {
+      std::unique_ptr<Block> block = pool().take();
+      for (int64_t i; !stop_ && (i = next_++) < grid_.blocks;) {
+        const std::string diagnosis = block->run(grid_, order_[i]);
+        counted += block->counters;
+        if (!diagnosis.empty()) fail_block(order_[i], diagnosis);
+      }
+      pool().give(std::move(block));
+    } catch (const std::exception& error) {  // out of memory, before any thread of the block ran
+      fail_block(grid_.blocks, concat(device::describe(grid_.launch), ": ", error.what()));
+    }
+    const std::lock_guard lock(mutex_);
+    total_ += counted;
+  }
+
+  // Of several failures the one of the first block is told.
+  void fail_block(int64_t block, const std::string& diagnosis) {
+    stop_ = true;
+    const std::lock_guard lock(mutex_);
+    if (failure_.empty() || block < failed_) failed_ = block, failure_ = diagnosis;
+  }
+
+  Grid& grid_;
+  const BlockOrder& order_;
+  std::atomic<int64_t> next_{0};
+  std::atomic<bool> stop_{false};
+  std::mutex mutex_;  // of what follows
+  int64_t failed_ = 0;
+  std::string failure_;
+  Counters total_;
+};
+
 }  // namespace
 
 void run_grid(const device::Launch& launch, Invoke invoke, void (*kernel)(), const void* params) {
   check_limits(launch);
-  Grid grid{launch, invoke, kernel, params, settings()};
   static std::atomic<int64_t> launches{0};
+  Grid grid{launch, invoke, kernel, params, settings()};
   grid.serial = launches++;
+  grid.blocks = int64_t(launch.grid.x) * launch.grid.y * launch.grid.z;
   std::optional<GlobalRaces> races;
   if (grid.settings.race_check) grid.races = &races.emplace(launch.regions);
-  grid.blocks = int64_t(launch.grid.x) * launch.grid.y * launch.grid.z;
   const BlockOrder order(grid.settings, grid.blocks);
-  std::atomic<int64_t> next{0};
-  std::atomic<bool> stop{false};
-  std::mutex mutex;
-  int64_t failed = -1;
-  std::string failure;
-  Counters total;
-  total.launches = 1;
-
-  const auto work = [&] {
-    std::unique_ptr<Block> block = pool().take();
-    Counters mine;
-    for (int64_t i; !stop && (i = next++) < grid.blocks;) {
-      std::string diagnosis = block->run(grid, order[i]);
-      mine += block->counters;
-      if (diagnosis.empty()) continue;
-      stop = true;
-      const std::lock_guard lock(mutex);
-      if (failed < 0 || order[i] < failed) failed = order[i], failure = std::move(diagnosis);
-    }
-    pool().give(std::move(block));
-    const std::lock_guard lock(mutex);
-    total += mine;
-  };
-
-  const int cores = grid.settings.threads ? grid.settings.threads : int(std::thread::hardware_concurrency());
-  std::vector<std::thread> helpers;
-  for (int64_t i = 1; i < std::min<int64_t>(cores, grid.blocks); ++i) helpers.emplace_back(work);
-  work();
-  for (std::thread& helper : helpers) helper.join();
-  add_counters(launch.kernel, total);
-  if (!failure.empty()) throw EmulatorError(failure);
+  GridRun run(grid, order);
+  run.run(grid.settings.threads ? grid.settings.threads : int(std::thread::hardware_concurrency()));
+  add_counters(launch.kernel, run.counters());
+  if (!run.failure().empty()) throw EmulatorError(run.failure());
 }
 
 }  // namespace fastconv::emulator

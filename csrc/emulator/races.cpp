@@ -1,6 +1,9 @@
 #include "emulator/races.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
+#include <new>
 
 namespace fastconv::emulator {
 
@@ -99,8 +102,15 @@ void SharedRaces::access(uint32_t address, int bytes, Access access, Site site) 
 }
 
 GlobalRaces::GlobalRaces(const std::vector<device::Region>& regions) : regions_(regions) {
-  for (const device::Region& region : regions) writers_.emplace_back(new std::atomic<uint64_t>[size_t(region.bytes)]());
+  for (const device::Region& region : regions) {
+    const size_t bytes = std::max<size_t>(size_t(region.bytes), 1) * sizeof(Word);
+    void* zeros = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (zeros == MAP_FAILED) throw std::bad_alloc();
+    writers_.emplace_back(static_cast<Word*>(zeros), Unmap{bytes});
+  }
 }
+
+void GlobalRaces::Unmap::operator()(Word* words) const { munmap(words, bytes); }
 
 namespace {
 
@@ -123,7 +133,7 @@ void GlobalRaces::access(size_t region, int64_t offset, int bytes, Access access
   const Thread& me = self();
   const Writer mine(me.block->linear_index, me.id, epoch, access == Access::atomic);
   for (int64_t i = offset; i < offset + bytes; ++i) {
-    std::atomic<uint64_t>& cell = writers_[region][size_t(i)];
+    Word& cell = writers_[region][size_t(i)];
     const Writer old(access == Access::load ? cell.load(std::memory_order_relaxed)
                                             : cell.exchange(mine.word, std::memory_order_relaxed));
     if (!old.word || (old.atomic() && mine.atomic())) continue;

@@ -69,8 +69,14 @@ class GlobalRaces {
   void access(size_t region, int64_t offset, int bytes, Access access, uint32_t epoch, bool grouped, Site site);
 
  private:
+  using Word = std::atomic<uint64_t>;
+  struct Unmap {
+    size_t bytes;
+    void operator()(Word* words) const;
+  };
   const std::vector<device::Region>& regions_;
-  std::vector<std::unique_ptr<std::atomic<uint64_t>[]>> writers_;  // a word for every byte
+  // A word for every byte; memory is only taken for those that are touched.
+  std::vector<std::unique_ptr<Word[], Unmap>> writers_;
 };
 
 }  // namespace fastconv::emulator
