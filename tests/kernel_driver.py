@@ -107,10 +107,11 @@ class Driver:
     module: ModuleType
     device: str
 
-    def tiles(self, dtype: str) -> list[str]:
-        """The direct kernels that are built for the dtype."""
+    def kernels(self, case: ConvCase, dtype: str) -> list[str]:
+        """The convolution kernels that are built for the dtype and made for the case."""
         names = [name for name, _ in self.module.conv_kernels() if name.startswith("direct")]
-        return [name for name in names if dtype == "float32" or name != "direct_128x128"]
+        names = [name for name in names if dtype == "float32" or name != "direct_128x128"]
+        return [*names, "depthwise"] if case.c == case.k == case.groups else names
 
     def put(self, tensor: Tensor, layout: str, offset: int = 0) -> Tensor:
         """A copy on the device, dense in the layout, misaligned by ``offset`` elements."""

@@ -31,7 +31,7 @@ def assert_exact(driver: Driver, case: ConvCase, dtype: str, offset: int = 0) ->
     for pass_ in CONV_PASSES:
         expected = exact[pass_].to(DTYPES[dtype])
         for layout in LAYOUTS:
-            for kernel in ["bias_sum"] if pass_ == "bgrad" else driver.tiles(dtype):
+            for kernel in ["bias_sum"] if pass_ == "bgrad" else driver.kernels(case, dtype):
                 result = driver.conv(case, pass_, operands, layout, kernel, offset)
                 assert torch.equal(result, expected), f"{pass_} {layout} {kernel}"
 
@@ -54,6 +54,7 @@ def test_misaligned_addresses(driver: Driver, dtype: str) -> None:
     """A slice of a bigger buffer starts anywhere: the vector kernels step back to elements."""
     assert_exact(driver, conv("aligned", 2, 16, 32, (8, 8), 3, 1, 1), dtype, offset=1)
     assert_exact(driver, conv("aligned groups", 2, 16, 32, (6, 4), 3, 2, 1, 1, 4), dtype, offset=3)
+    assert_exact(driver, conv("aligned depthwise", 2, 16, 16, (6, 4), 3, 2, 1, 1, 16), dtype, offset=1)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -72,16 +73,18 @@ def test_error_is_torchs(driver: Driver, case: ConvCase, dtype: str) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_sample_does_not_depend_on_its_batch(driver: Driver, dtype: str, layout: str) -> None:
+@pytest.mark.parametrize("channels", [(6, 10, 2), (6, 6, 6)], ids=["groups", "depthwise"])
+def test_a_sample_does_not_depend_on_its_batch(
+    driver: Driver, dtype: str, layout: str, channels: tuple[int, int, int]
+) -> None:
     """fprop and dgrad: bit for bit, whatever tile was planned for either batch."""
-    many = conv("batch of 5", 5, 6, 10, (9, 7), 3, 2, 1, 1, 2)
-    one = conv("batch of 1", 1, 6, 10, (9, 7), 3, 2, 1, 1, 2)
+    many, one = (conv("batch", n, *channels[:2], (9, 7), 3, 2, 1, 1, channels[2]) for n in (5, 1))
     operands = conv_operands(many, dtype)
     for pass_ in ("fprop", "dgrad"):
         together = driver.conv(many, pass_, operands, layout)
         for i in range(many.n):
             alone = type(operands)(operands.x[i : i + 1], operands.w, operands.bias, operands.gy[i : i + 1])
-            for kernel in driver.tiles(dtype):
+            for kernel in driver.kernels(one, dtype):
                 assert torch.equal(driver.conv(one, pass_, alone, layout, kernel), together[i : i + 1]), (pass_, kernel)
 
 
@@ -98,7 +101,11 @@ def test_runs_repeat_to_the_bit(driver: Driver, layout: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_sliced_reductions(driver: Driver, dtype: str, layout: str) -> None:
     """wgrad and bgrad in several slices through the workspace, and in one where no workspace is allowed."""
-    case = conv("long sum", 9, 3, 5, (17, 19), 3, 1, 1)
+    for case in (conv("long sum", 9, 3, 5, (17, 19), 3, 1, 1), conv("depthwise", 9, 5, 5, (17, 19), 4, 1, 1, 1, 5)):
+        assert_slices(driver, case, dtype, layout)
+
+
+def assert_slices(driver: Driver, case: ConvCase, dtype: str, layout: str) -> None:
     operands = conv_operands(case, dtype, integers=True)
     for pass_ in ("wgrad", "bgrad"):
         exact = conv_oracle(case, pass_, operands.double()).to(DTYPES[dtype])
@@ -158,7 +165,10 @@ def test_refusals_say_why(driver: Driver) -> None:
         return {c.kernel: c.reason for c in plan.candidates if not c.accepted}
 
     small = conv("small", 1, 2, 3, (4, 4), 3)
-    assert reasons(small, "fprop") == {"bias_sum": "computes the bias gradient, not fprop"}
+    assert reasons(small, "fprop") == {
+        "depthwise": "one input and one output channel a group, here 2 and 3",
+        "bias_sum": "computes the bias gradient, not fprop",
+    }
     assert reasons(small, "bgrad")["direct_64x64"] == "computes fprop, dgrad and wgrad, not bgrad"
     assert "built for float32" in reasons(small, "fprop", "float64")["direct_128x128"]
     huge = conv("huge", 1, 1, 1, (1 << 16, 1 << 15), 1)
@@ -184,6 +194,7 @@ def test_every_schedule(driver: Driver, settings: dict[str, object]) -> None:
         conv("several steps", 1, 9, 17, (6, 5), 3, 1, 1),
         conv("aligned", 2, 8, 16, (6, 6), 3, 2, 1),
         conv("slices", 5, 4, 6, (11, 13), 3, 1, 1, 1, 2),
+        conv("depthwise", 5, 8, 8, (11, 13), 3, 2, 1, 1, 8),
     ]
     before = driver.module.configure(**settings)
     try:

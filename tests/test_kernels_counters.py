@@ -53,13 +53,26 @@ def counted_conv(driver: Driver, case: ConvCase, pass_: str, dtype: str, layout:
 @pytest.mark.parametrize("pass_", ["fprop", "dgrad", "wgrad"])
 @pytest.mark.parametrize("case", CONV, ids=lambda case: case.name)
 def test_convolution(driver: Driver, case: ConvCase, pass_: str, dtype: str, layout: str) -> None:
-    for kernel in driver.tiles(dtype):
+    for kernel in driver.kernels(case, dtype):
         counted_conv(driver, case, pass_, dtype, layout, kernel)
         loads = LOADS
         if pass_ == "dgrad" and layout == "nchw" and case.filter != (1, 1):
             # KCRS read for [c, (k r s)]: runs of R * S elements, neighbouring sectors served by L1.
             loads = 1.75
         assert_within(f"direct_{pass_}", loads)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("pass_", ["fprop", "dgrad", "wgrad"])
+def test_depthwise(driver: Driver, pass_: str, dtype: str, layout: str) -> None:
+    counted_conv(driver, conv("depthwise", 1, 64, 64, (16, 16), 3, 1, 1, 1, 64), pass_, dtype, layout, "depthwise")
+    if pass_ == "wgrad":
+        # Shared memory is only for the closing sum of 9 taps, stored where they lie: 9 elements, at any alignment.
+        assert_within("depthwise_wgrad", stores=1.55, shared=3.05)
+    else:
+        # Channels last: 16 lanes' vectors of the filter fill two wavefronts and are read twice.
+        assert_within(f"depthwise_{pass_}", shared=2.05 if layout == "nhwc" else SHARED)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -1,11 +1,12 @@
 // The direct convolution kernels as the planner sees them: which problems they can address, what they cost, and their
 // parameters.
+#include "planner/gpu_conv.h"
+
 #include <numeric>
 
 #include "kernels/direct_launch.h"
 #include "kernels/reduce_params.h"
 #include "planner/cost.h"
-#include "planner/gpu.h"
 
 namespace fastconv::planner {
 namespace {
@@ -18,9 +19,6 @@ constexpr TileShape shape_of(DirectTile tile) {
   return direct_tiles[0];
 }
 
-int64_t accumulator_bytes(DType dtype) { return dtype == DType::f64 ? 8 : 4; }
-int64_t vector_elements(DType dtype) { return dtype == DType::f64 ? 2 : 4; }
-
 int64_t inverse_modulo(int64_t a, int64_t modulus) {
   int64_t r0 = modulus, r1 = a % modulus, t0 = 0, t1 = 1;
   while (r1 != 0) {
@@ -29,23 +27,6 @@ int64_t inverse_modulo(int64_t a, int64_t modulus) {
     std::tie(t0, t1) = std::pair(t1, t0 - q * t1);
   }
   return modulus == 1 ? 0 : (t0 % modulus + modulus) % modulus;
-}
-
-// fprop's axis (source x) or dgrad's (source gy). With one position the stride means nothing, with one tap the
-// dilation.
-DirectAxis axis_of(const ConvProblem& p, int i, bool transposed) {
-  const int64_t stride = p.out[i] == 1 ? std::min(p.stride[i], largest_coordinate) : p.stride[i];
-  const int64_t dilation = p.filter[i] == 1 ? 1 : p.dilation[i];
-  DirectAxis axis{};
-  axis.source_extent = int(transposed ? p.out[i] : p.in[i]);
-  axis.out_extent = int(transposed ? p.in[i] : p.out[i]);
-  axis.taps = int(p.filter[i]);
-  axis.stride = int(stride), axis.pad = int(p.pad_lo[i]), axis.dilation = int(dilation);
-  axis.gcd = int(std::gcd(stride, dilation));
-  axis.modulus = axis.stride / axis.gcd;
-  axis.inverse = int(inverse_modulo(dilation / axis.gcd, axis.modulus));
-  axis.phases = transposed ? int(std::min<int64_t>(stride, p.in[i])) : 1;
-  return axis;
 }
 
 // The implicit GEMM of a pass, per group: rows x columns, summed over depth; columns and depth of the longest phase.
@@ -71,42 +52,7 @@ int64_t tiles_of(const ConvProblem& p, const Gemm& gemm, const TileShape& tile) 
   return gemm.phases * p.groups * ceil_div(gemm.rows, tile.rows) * ceil_div(gemm.columns, tile.columns);
 }
 
-// ---- wgrad's slices ----
-
-struct Slices {
-  int64_t count = 1, length = 0;
-};
-
-// As many as fill the chip twice, none shorter than 256 positions nor longer than 8192 (a float32 sum of more loses
-// digits), within the workspace allowed: by the caller, else 64 MiB.
-Slices slices_of(const ConvProblem& p, const TileShape& tile, const PlanOptions& options) {
-  const Gemm gemm = gemm_of(p, Pass::wgrad);
-  const int64_t tiles = tiles_of(p, gemm, tile);
-  const int64_t wanted = std::max(ceil_div(2 * int64_t(h100.multiprocessors), tiles), ceil_div(gemm.depth, 8192));
-  const int64_t slice_bytes = p.w_elements() * accumulator_bytes(p.dtype);
-  const int64_t limit = options.workspace_limit >= 0 ? options.workspace_limit : int64_t(64) << 20;
-  int64_t count = std::min({wanted, ceil_div(gemm.depth, 256), limit / slice_bytes});
-  if (count < 2) count = 1;
-  const int64_t length = ceil_div(ceil_div(gemm.depth, count), direct_depth) * direct_depth;
-  return {ceil_div(gemm.depth, length), length};
-}
-
 // ---- refuse ----
-
-std::string refuse_size(const ConvProblem& p) {
-  if (p.n == 0 || p.c == 0) return "the tensors are empty: there is nothing to launch";
-  if (p.n > largest_coordinate) return concat("a batch of ", p.n, " samples; the kernel counts them with 30 bits");
-  for (int i = 0; i < 3; ++i) {
-    const int64_t reach = p.filter[i] == 1 ? 0 : p.dilation[i] * (p.filter[i] - 1);
-    if (p.in[i] + p.pad_lo[i] + p.pad_hi[i] + reach > largest_coordinate)
-      return concat("spatial axis ", i - (3 - p.rank), " has coordinates beyond 2^30");
-  }
-  if (volume(p.in) > largest_coordinate || volume(p.out) > largest_coordinate)
-    return "one channel of a sample has more than 2^30 positions";
-  if (std::max(p.c_per_group(), p.k_per_group()) * volume(p.filter) > largest_coordinate)
-    return "a filter has more than 2^30 elements";
-  return "";
-}
 
 template <DirectTile tile>
 std::string refuse_direct(const ConvProblem& p, Pass pass, const PlanOptions& options) {
@@ -116,9 +62,9 @@ std::string refuse_direct(const ConvProblem& p, Pass pass, const PlanOptions& op
     return concat("this tile is built for float32, not ", name_of(p.dtype));
   if (auto reason = refuse_size(p); !reason.empty()) return reason;
   const int64_t tiles = tiles_of(p, gemm_of(p, pass), shape_of(tile));
-  const int64_t slices = pass == Pass::wgrad ? slices_of(p, shape_of(tile), options).count : 1;
+  const int64_t slices = pass == Pass::wgrad ? slices_of(p, tiles, options).count : 1;
   if (tiles > largest_grid / slices) return concat("needs ", tiles, " tiles; a grid has at most 2^31 - 1");
-  if (pass == Pass::wgrad && slices_of(p, shape_of(tile), options).length > largest_coordinate)
+  if (pass == Pass::wgrad && slices_of(p, tiles, options).length > largest_coordinate)
     return "one slice would sum more than 2^30 positions: allow more workspace";
   return "";
 }
@@ -141,7 +87,7 @@ Cost cost_direct(const ConvProblem& p, Pass pass, const PlanOptions& options) {
   const double source = double((pass == Pass::dgrad ? p.y_elements() : p.x_elements()) * size_of(p.dtype));
   if (source > h100.l2_bytes) work.bytes += source * double(ceil_div(gemm.rows, shape.rows) - 1);
   if (pass != Pass::wgrad) return roofline(p.dtype, work);
-  const Slices slices = slices_of(p, shape, options);
+  const Slices slices = slices_of(p, int64_t(tiles), options);
   work.blocks *= double(slices.count), work.block_flops /= double(slices.count);
   if (slices.count == 1) return roofline(p.dtype, work);
   const double partial = double(slices.count * p.w_elements() * accumulator_bytes(p.dtype));
@@ -170,15 +116,7 @@ GatherParams gather_params(const ConvProblem& p, Pass pass, const TileShape& til
   params.row_tiles = int(ceil_div(gemm.rows, tile.rows));
   params.column_tiles = int(ceil_div(gemm.columns, tile.columns));
   for (int i = 0; i < 3; ++i) params.axis[i] = axis_of(p, i, transposed);
-  const Strides x = strides_of(p.layout, p.c, p.groups, p.in), y = strides_of(p.layout, p.k, p.groups, p.out);
-  params.source_strides = transposed ? y : x;
-  params.out_strides = transposed ? x : y;
-  // The filter as a tensor of K samples with C / groups channels.
-  const Strides w = strides_of(p.layout, p.c_per_group(), 1, p.filter);
-  params.filter_group = p.k_per_group() * w.batch;
-  params.filter_row = transposed ? w.channel : w.batch;
-  params.filter_channel = transposed ? w.batch : w.channel;
-  std::copy(std::begin(w.axis), std::end(w.axis), params.filter_axis);
+  set_strides(params, p, transposed);
   const int64_t out_plane = transposed ? volume(p.in) : volume(p.out);
   const int64_t contiguous = last ? gemm.rows : gemm.phases == 1 ? out_plane : 1;
   params.vector_stores = contiguous % vector_elements(p.dtype) == 0;
@@ -230,16 +168,6 @@ WgradParams wgrad_params(const ConvProblem& p, const TileShape& tile, const Slic
   return params;
 }
 
-// The second stage of wgrad and bgrad: adds the slices in the workspace up.
-void sum_slices(DType dtype, const ConvArgs& args, int64_t elements, int64_t slices) {
-  const SliceParams params{args.workspace, args.out, elements, int(slices)};
-  const int64_t blocks = std::min<int64_t>(ceil_div(elements, reduce_threads), 8 * int64_t(h100.multiprocessors));
-  auto launch = one_dimensional("reduce_slices", blocks, reduce_threads, args.stream);
-  name_regions(launch, {{args.workspace, elements * slices * accumulator_bytes(dtype), "workspace"},
-                        {args.out, elements * size_of(dtype), "output"}});
-  visit_dtype(dtype, [&](auto t) { launch_slices<decltype(t)>(launch, params); });
-}
-
 struct WgradRun {
   WgradParams params;
   ConvProblem problem;
@@ -282,7 +210,7 @@ Prepared<ConvProblem> prepare_direct(const ConvProblem& p, Pass pass, const Plan
   Prepared<ConvProblem> prepared;
   std::string more = gemm.phases > 1 ? concat(", ", gemm.phases, " stride phases") : "";
   if (pass == Pass::wgrad) {
-    const Slices slices = slices_of(p, shape, options);
+    const Slices slices = slices_of(p, blocks, options);
     blocks *= slices.count;
     if (slices.count > 1) {
       prepared.workspace_bytes = slices.count * p.w_elements() * accumulator_bytes(p.dtype);
@@ -370,10 +298,73 @@ Kernel<ConvProblem> direct_entry(const char* name, const char* summary) {
 
 }  // namespace
 
+DirectAxis axis_of(const ConvProblem& p, int i, bool transposed) {
+  const int64_t stride = p.out[i] == 1 ? std::min(p.stride[i], largest_coordinate) : p.stride[i];
+  const int64_t dilation = p.filter[i] == 1 ? 1 : p.dilation[i];
+  DirectAxis axis{};
+  axis.source_extent = int(transposed ? p.out[i] : p.in[i]);
+  axis.out_extent = int(transposed ? p.in[i] : p.out[i]);
+  axis.taps = int(p.filter[i]);
+  axis.stride = int(stride), axis.pad = int(p.pad_lo[i]), axis.dilation = int(dilation);
+  axis.gcd = int(std::gcd(stride, dilation));
+  axis.modulus = axis.stride / axis.gcd;
+  axis.inverse = int(inverse_modulo(dilation / axis.gcd, axis.modulus));
+  axis.phases = transposed ? int(std::min<int64_t>(stride, p.in[i])) : 1;
+  return axis;
+}
+
+Slices slices_of(const ConvProblem& p, int64_t tiles, const PlanOptions& options) {
+  const int64_t depth = p.n * volume(p.out);
+  const int64_t wanted = std::max(ceil_div(2 * int64_t(h100.multiprocessors), tiles), ceil_div(depth, 8192));
+  const int64_t slice_bytes = p.w_elements() * accumulator_bytes(p.dtype);
+  const int64_t limit = options.workspace_limit >= 0 ? options.workspace_limit : int64_t(64) << 20;
+  int64_t count = std::min({wanted, ceil_div(depth, 256), limit / slice_bytes});
+  if (count < 2) count = 1;
+  const int64_t length = ceil_div(ceil_div(depth, count), direct_depth) * direct_depth;
+  return {ceil_div(depth, length), length};
+}
+
+std::string refuse_size(const ConvProblem& p) {
+  if (p.n == 0 || p.c == 0) return "the tensors are empty: there is nothing to launch";
+  if (p.n > largest_coordinate) return concat("a batch of ", p.n, " samples; the kernel counts them with 30 bits");
+  for (int i = 0; i < 3; ++i) {
+    const int64_t reach = p.filter[i] == 1 ? 0 : p.dilation[i] * (p.filter[i] - 1);
+    if (p.in[i] + p.pad_lo[i] + p.pad_hi[i] + reach > largest_coordinate)
+      return concat("spatial axis ", i - (3 - p.rank), " has coordinates beyond 2^30");
+  }
+  if (volume(p.in) > largest_coordinate || volume(p.out) > largest_coordinate)
+    return "one channel of a sample has more than 2^30 positions";
+  if (std::max(p.c_per_group(), p.k_per_group()) * volume(p.filter) > largest_coordinate)
+    return "a filter has more than 2^30 elements";
+  return "";
+}
+
+void sum_slices(DType dtype, const ConvArgs& args, int64_t elements, int64_t slices) {
+  const SliceParams params{args.workspace, args.out, elements, int(slices)};
+  const int64_t blocks = std::min<int64_t>(ceil_div(elements, reduce_threads), 8 * int64_t(h100.multiprocessors));
+  auto launch = one_dimensional("reduce_slices", blocks, reduce_threads, args.stream);
+  name_regions(launch, {{args.workspace, elements * slices * accumulator_bytes(dtype), "workspace"},
+                        {args.out, elements * size_of(dtype), "output"}});
+  visit_dtype(dtype, [&](auto t) { launch_slices<decltype(t)>(launch, params); });
+}
+
+void set_strides(GatherParams& params, const ConvProblem& p, bool transposed) {
+  const Strides x = strides_of(p.layout, p.c, p.groups, p.in), y = strides_of(p.layout, p.k, p.groups, p.out);
+  params.source_strides = transposed ? y : x;
+  params.out_strides = transposed ? x : y;
+  // The filter as a tensor of K samples with C / groups channels.
+  const Strides w = strides_of(p.layout, p.c_per_group(), 1, p.filter);
+  params.filter_group = p.k_per_group() * w.batch;
+  params.filter_row = transposed ? w.channel : w.batch;
+  params.filter_channel = transposed ? w.batch : w.channel;
+  std::copy(std::begin(w.axis), std::end(w.axis), params.filter_axis);
+}
+
 std::vector<Kernel<ConvProblem>> direct_conv_kernels() {
   return {direct_entry<DirectTile::square>("direct_64x64", "implicit GEMM on CUDA cores, 64x64 tile: any problem"),
           direct_entry<DirectTile::flat>("direct_16x128", "the same, 16x128 tile: few output channels or small groups"),
           direct_entry<DirectTile::large>("direct_128x128", "the same, 128x128 tile: float32, many channels"),
+          depthwise_entry(),
           {"bias_sum", "bias gradient: ordered two-stage reduction", refuse_bias, cost_bias, prepare_bias}};
 }
 

@@ -1,0 +1,28 @@
+// What the depthwise kernels are told, and the planner's door to them.
+#pragma once
+
+#include "device/launch.h"
+#include "kernels/direct_params.h"
+#include "kernels/divisor.h"
+
+namespace fastconv::kernels {
+
+struct DepthwiseParams {
+  GatherParams gather;  // one row and channel a group: the groups are the channels
+  Divisor by_stride[3], by_channels, by_taps;
+  int positions_a_thread;
+  // Channels last only: vectors of channels side by side in a block, and blocks side by side along the channels.
+  int lanes, channel_blocks;
+  Divisor by_lanes;
+};
+
+constexpr int depthwise_threads = 256, depthwise_taps = 9;  // taps that one block of wgrad sums
+
+// `channels_last` and, there, `vectors` of channels.
+template <class T>
+void launch_depthwise(bool channels_last, bool vectors, const device::Launch& launch, const DepthwiseParams& params);
+// WgradParams: rows = channels = 1; columns are the taps; the grid is slices * tap chunks * (channels, or 32 of them).
+template <class T>
+void launch_depthwise_wgrad(bool channels_last, const device::Launch& launch, const WgradParams& params);
+
+}  // namespace fastconv::kernels
