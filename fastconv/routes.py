@@ -44,7 +44,8 @@ def convolve(
     if torch.is_grad_enabled() and any(each.requires_grad for each in tensors):
         run = _recorded_conv(conv) if conv.is_native else conv.torch
     result = run(*operands)
-    if operands[0] is x and operands[1] is w and operands[2] is bias and isinstance(conv, Convolution):
+    is_cast = any(a is not b for a, b in zip(operands, (x, w, bias), strict=True))
+    if not is_cast and isinstance(conv, Convolution) and _are_constant(arguments):
         remember(repeat, arguments, run, *tensors)
     return result
 
@@ -73,7 +74,7 @@ def pool(
     recorded = torch.is_grad_enabled() and x.requires_grad
     run = (_max_runner if kind == "max" else _average_runner)(pooling, recorded, bool(return_indices))
     result = run(x)
-    if isinstance(pooling, Pooling):
+    if isinstance(pooling, Pooling) and _are_constant(arguments):
         remember(repeat, (arguments, return_indices), run, x)
     return result
 
@@ -146,9 +147,29 @@ def _look(tensor: Tensor | None) -> Any:
     return None if tensor is None else (tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.is_neg())
 
 
-def _typed(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Arguments as part of a dict key in which 1, True and 1.0 differ."""
-    return tuple((type(each), _typed(tuple(each)) if isinstance(each, (tuple, list)) else each) for each in arguments)
+def _are_constant(arguments: tuple[Any, ...]) -> bool:
+    """Whether each argument will always have the value it has now: not so of a list or of a tensor."""
+    plain = (int, str, type(None))
+    return all(
+        isinstance(each, plain) or (type(each) in (tuple, torch.Size) and all(type(one) is int for one in each))
+        for each in arguments
+    )
+
+
+def _typed(arguments: Any) -> tuple[Any, ...]:
+    """Arguments as part of a dict key in which 1, True and 1.0 differ, and a tensor is the number it holds."""
+    return tuple((type(each), _typed(each) if isinstance(each, (tuple, list)) else _value(each)) for each in arguments)
+
+
+def _value(argument: Any) -> Any:
+    return tuple(argument.reshape(-1).tolist()) if isinstance(argument, Tensor) else argument
+
+
+def _frozen(arguments: Any) -> Any:
+    """The same arguments in objects that nobody can change: what a kept route refers to."""
+    if isinstance(arguments, (tuple, list)):
+        return tuple(_frozen(each) for each in arguments)
+    return arguments.tolist() if isinstance(arguments, Tensor) else arguments
 
 
 def _find(key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
@@ -170,7 +191,7 @@ def conv_route(rank: int, x: Any, w: Any, bias: Any, *arguments: Any) -> Any:
     threads = plans.threads_for(x.device)
     key = ("conv", rank, _look(x), _look(w), _look(bias), _typed(arguments), settings.current, threads)
     try:
-        return _find(key, lambda: Convolution(x, w, bias, ConvArguments(*arguments), rank))
+        return _find(key, lambda: Convolution(x, w, bias, ConvArguments(*_frozen(arguments)), rank))
     except Rejected as refusal:
         torch_function = getattr(torch_functional, f"conv{rank}d")
         return _settle(refusal, f"conv{rank}d", lambda x, w, bias: torch_function(x, w, bias, *arguments), x, w, bias)
@@ -178,13 +199,13 @@ def conv_route(rank: int, x: Any, w: Any, bias: Any, *arguments: Any) -> Any:
 
 def pool_route(rank: int, kind: str, x: Any, *arguments: Any) -> Any:
     """The route of a call. Raises what torch raises for bad arguments."""
-    given = PoolArguments.of(kind, arguments)
     key = (kind, rank, _look(x), _typed(arguments), settings.current, plans.threads_for(x.device))
     try:
-        return _find(key, lambda: Pooling(x, given, rank, kind))
+        return _find(key, lambda: Pooling(x, PoolArguments.of(kind, _frozen(arguments)), rank, kind))
     except Rejected as refusal:
         name = f"{'max' if kind == 'max' else 'avg'}_pool{rank}d"
-        return _settle(refusal, name, partial(getattr(torch_functional, name), **given.for_torch(kind)), x)
+        given = PoolArguments.of(kind, arguments).for_torch(kind)
+        return _settle(refusal, name, partial(getattr(torch_functional, name), **given), x)
 
 
 # ---- for fastconv.plan: the route of a call that is not run, by the function's own signature ----

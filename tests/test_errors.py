@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import Target
@@ -46,6 +47,7 @@ CASES: list[Case] = [
     ("stride negative", "stride", lambda m: m.conv2d(X, W, stride=(1, -1))),
     ("stride a float", "stride", lambda m: m.conv2d(X, W, stride=2.0)),
     ("stride a bool", "stride", lambda m: m.conv2d(X, W, stride=True)),
+    ("stride an array", "stride", lambda m: m.conv2d(X, W, stride=np.array([1, 1]))),
     ("stride of 3", "stride", lambda m: m.conv2d(X, W, stride=(1, 1, 1))),
     ("stride empty", "stride", lambda m: m.conv2d(X, W, stride=())),
     ("stride None", "stride", lambda m: m.conv2d(X, W, stride=None)),

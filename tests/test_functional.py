@@ -165,6 +165,17 @@ def test_max_pool2d_nan_and_infinities(backend: Target) -> None:
         assert torch.equal(ours[1], theirs[1])
 
 
+def test_max_pool2d_windows_that_hold_only_padding(backend: Target) -> None:
+    """Far-apart taps can all miss a small input; torch's own backward would then write out of bounds."""
+    x = integer_tensor((1, 2, 4, 4), seed=1, device=backend.device).requires_grad_()
+    y = FC.max_pool2d(x, 2, padding=1, dilation=5)
+    assert torch.equal(y, torch.full((1, 2, 1, 1), -float("inf"), device=backend.device))
+    if backend.name != "aten":
+        gy = torch.ones(3, *y.shape, device=backend.device)
+        assert not torch.autograd.grad(y, x, gy, is_grads_batched=True, retain_graph=True)[0].any()
+        assert not torch.autograd.grad(y.sum(), x)[0].any()
+
+
 # ---- the forms of an argument ----
 CONV_FORMS = [
     {},

@@ -71,6 +71,27 @@ def test_a_parameter_changed_in_place(native: Target, guards: bool) -> None:
             assert torch.equal(FC.conv2d(like, w), F.conv2d(like, w))
 
 
+def test_arguments_that_change_in_place(native: Target, guards: bool) -> None:
+    """A list or a tensor is the same object with another value."""
+    x = integer_tensor((2, 4, 9, 9), seed=1, device=native.device)
+    w = integer_tensor((4, 4, 3, 3), seed=2, device=native.device)
+    sizes, number = [1, 1], torch.tensor(1)
+    for step in (1, 2, 3):
+        sizes[1] = step
+        number.fill_(step)
+        for _ in range(2):
+            for stride in (sizes, number, (1, number)):
+                assert torch.equal(FC.conv2d(x, w, stride=stride), F.conv2d(x, w, stride=stride))
+            for function in ("max_pool2d", "avg_pool2d"):
+                ours, theirs = getattr(FC, function)(x, 2, sizes), getattr(F, function)(x, 2, sizes)
+                torch.testing.assert_close(ours, theirs)
+    with fastconv.use_kernel("aten"):
+        sizes = [1, 1]
+        FC.conv2d(x, w, stride=sizes)
+        sizes[0] = 2
+        assert FC.conv2d(x, w, stride=[1, 1]).shape == (2, 4, 7, 7)
+
+
 def test_settings_modes_and_threads(native: Target, guards: bool) -> None:
     x = integer_tensor((2, 4, 5, 5), seed=1, device=native.device)
     w = torch.nn.Parameter(integer_tensor((4, 4, 3, 3), seed=2, device=native.device))
@@ -82,7 +103,10 @@ def test_settings_modes_and_threads(native: Target, guards: bool) -> None:
         with torch.inference_mode():
             assert FC.conv2d(x, w).is_inference()
         with torch.autocast(native.device.type, dtype=torch.bfloat16):
-            assert FC.conv2d(x, w).dtype == torch.bfloat16
+            for _ in range(2):
+                cast = FC.conv2d(x, w)
+                assert cast.dtype == torch.bfloat16
+                torch.testing.assert_close(cast.float(), y, rtol=1e-2, atol=0.5)
         with fastconv.use_kernel("aten"):
             assert "ConvFprop" not in type(FC.conv2d(x, w).grad_fn).__name__
         torch.set_num_threads(2)
