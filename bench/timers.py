@@ -1,16 +1,20 @@
 """Timing rivals fairly: they take turns within a round, so that all of them see the same noise.
 
-On the CPU a sample is the mean of as many repetitions as make it long enough for the clock; caches are warm. On a GPU
+On the CPU a sample is the mean of as many repetitions as make it long enough for the clock; caches are warm, and the
+C library keeps freed memory, or else a rival's time is that of the pages its output touches first (8 µs each on some
+virtual machines: ten times the work of a depthwise convolution, and by turns, as the library changes its mind). On a GPU
 a sample is one call between two CUDA events, after a write that is larger than the L2 cache; that write also keeps the
 GPU busy while the host enqueues the call, so that the host's own time does not count unless it is longer.
 """
 
 from __future__ import annotations
 
+import ctypes
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -40,7 +44,19 @@ def measure(calls: Sequence[Call], device: str, rounds: int, budget: float = 2.0
     return _measure_cuda(calls, rounds) if device == "cuda" else _measure_cpu(calls, rounds, budget)
 
 
+@cache
+def keep_freed_memory() -> bool:
+    """Make malloc reuse what is freed instead of unmapping it; whether the C library could be told (glibc can)."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    no_mmap, no_trim = mallopt(-4, 0), mallopt(-1, 2**31 - 1)  # M_MMAP_MAX, M_TRIM_THRESHOLD
+    return bool(no_mmap and no_trim)
+
+
 def _measure_cpu(calls: Sequence[Call], rounds: int, budget: float, shortest: float = 4e-3) -> list[Samples]:
+    keep_freed_memory()
+
     def seconds(call: Call, repetitions: int) -> float:
         start = time.perf_counter()
         for _ in range(repetitions):

@@ -81,9 +81,10 @@ def _measured(name: str, dtype: str, device: str) -> Machine:
     return Machine(name, flops, bandwidth, "a matrix product and a copy, measured just now")
 
 
-def _best_seconds(work: Callable[[], object], device: str, rounds: int = 6) -> float:
-    best = float("inf")
-    for _ in range(rounds):
+def _best_seconds(work: Callable[[], object], device: str, spent: float = 0.15) -> float:
+    """The fastest of the rounds that fit in ``spent`` seconds: enough of them to meet a quiet moment."""
+    best, started = float("inf"), time.perf_counter()
+    while best == float("inf") or time.perf_counter() - started < spent:
         start = time.perf_counter()
         work()
         if device == "cuda":
