@@ -2,7 +2,7 @@
 
 On the CPU a sample is the mean of as many repetitions as make it long enough for the clock; caches are warm, and the
 C library keeps freed memory, or else a rival's time is that of the pages its output touches first (8 µs each on some
-virtual machines: ten times the work of a depthwise convolution, and by turns, as the library changes its mind). On a GPU
+virtual machines: ten times the work of a depthwise convolution, and by turns, as it changes its mind). On a GPU
 a sample is one call between two CUDA events, after a write that is larger than the L2 cache; that write also keeps the
 GPU busy while the host enqueues the call, so that the host's own time does not count unless it is longer.
 """
