@@ -250,7 +250,7 @@ MISTAKES = [
         "load of what this launch wrote",
         r"load of array 1 at byte \d+ goes through the read-only path, but block",
     ),
-    ("global_races", 4, "atomic and plain store", r"race on array 1 at byte 256: "),
+    ("global_races", 4, "atomic and plain store", r"race on array 1 at byte 25[6-9]: "),
     ("static_limit", 1, "static shared memory over 48 KB", r"static shared memory of \d+ bytes, the limit is 49152"),
     (
         "static_limit",

@@ -13,17 +13,7 @@ constinit thread_local Thread* current_thread = nullptr;
 const Dim3& block_dim() { return self().block->grid->launch.block; }
 const Dim3& grid_dim() { return self().block->grid->launch.grid; }
 
-namespace {
-constexpr size_t shared_bytes = shared_base + max_shared + 2048;
-}
-
-Block::Block()
-    : stacks_(max_threads),
-      fibers_(max_threads),
-      threads_(max_threads),
-      warps_(max_warps),
-      shared_(new unsigned char[shared_bytes]),
-      pending_(shared_bytes, uint16_t(0)) {
+Block::Block() : stacks_(max_threads), fibers_(max_threads), threads_(max_threads), warps_(max_warps) {
   for (int i = 0; i < max_threads; ++i) fibers_[size_t(i)] = stacks_.fiber(i);
   free_fibers_.reserve(max_threads);
   reset_fibers();
@@ -63,8 +53,7 @@ void Block::start(Grid& grid_, int64_t linear) {
     races = races_.get();
     races->start_block(thread_count_);
   }
-  watch_global = watch_shared = counting || races;
-  if (pending_count_) std::fill(pending_.begin(), pending_.end(), uint16_t(0)), pending_count_ = 0;
+  watch_ = counting || races;
   random_state_ = (grid->settings.seed * 0x9e3779b97f4a7c15u + uint64_t(linear) + 1) * 0xbf58476d1ce4e5b9u | 1;
   recent_begin = recent_end = 0;
   schedule_ = grid->settings.schedule;
@@ -95,10 +84,7 @@ void Block::start(Grid& grid_, int64_t linear) {
     barrier.waiting.clear();
     barrier.clocks.clear();
   }
-  statics_.clear();
-  dynamic_end_ = shared_base + uint32_t(grid->launch.shared_bytes);
-  static_end_ = (dynamic_end_ + 1023) / 1024 * 1024;
-  poison_shared(shared_base, dynamic_end_);
+  shared.start(int64_t(grid->launch.shared_bytes), grid->settings.poison);
 }
 
 std::string Block::run(Grid& grid_, int64_t linear) {
@@ -242,68 +228,6 @@ std::string Block::deadlock() const {
         concat(" ", count, " wait in ", first.waits_for, " at ", describe(first.waits_at), " (first: thread ", i, ");");
   }
   return text + concat(" ", returned_, " have returned");
-}
-
-void Block::poison_shared(uint32_t begin, uint32_t end) {
-  if (grid->settings.poison == Poison::nan) {
-    memset(shared(begin), 0xff, end - begin);  // a NaN in every floating-point type
-    return;
-  }
-  // Bytes of 0x41..0x4f make finite, conspicuous numbers of every floating-point type.
-  for (uint32_t i = begin; i < end; ++i) *shared(i) = static_cast<unsigned char>(0x41 + (i * 7 + i / 8) % 15);
-}
-
-const StaticArray& Block::static_array(int64_t bytes, Site site) {
-  for (const StaticArray& array : statics_)
-    if (same_site(array.site, site)) return array;
-  const uint32_t begin = static_end_, end = begin + uint32_t(bytes);
-  const int64_t dynamic = dynamic_end_ - shared_base;
-  const int64_t total = end - (dynamic_end_ + 1023) / 1024 * 1024;
-  if (total > max_static_shared)
-    fail(site, "static shared memory of ", total, " bytes, the limit is ", max_static_shared);
-  if (total + dynamic > max_shared)
-    fail(site, "shared memory of ", total, " static and ", dynamic, " dynamic bytes, the limit is ", max_shared);
-  static_end_ = (end + 127) / 128 * 128;
-  poison_shared(begin, end);
-  statics_.push_back({site, begin, end});
-  return statics_.back();
-}
-
-void Block::check_shared(int64_t address, int bytes, const char* what, Site site) const {
-  const int64_t dynamic = dynamic_end_ - shared_base;
-  bool inside = address >= shared_base && address + bytes <= dynamic_end_;
-  for (const StaticArray& array : statics_) inside |= address >= array.begin && address + bytes <= array.end;
-  if (!inside)
-    fail(site, what, " of ", bytes, " bytes at byte ", address - shared_base,
-         " of shared memory, out of bounds: the block has ", dynamic, " dynamic bytes and ", statics_.size(),
-         " static arrays");
-  if (address % bytes)
-    fail(site, what, ": misaligned: byte ", address - shared_base, " of shared memory is no multiple of ", bytes);
-}
-
-void Block::set_pending(uint32_t address, int bytes, int thread) {
-  std::fill_n(pending_.begin() + address, bytes, uint16_t(thread + 1));
-  pending_count_ += bytes;
-  watch_shared = true;
-}
-
-void Block::clear_pending(uint32_t address, int bytes) {
-  std::fill_n(pending_.begin() + address, bytes, uint16_t(0));
-  pending_count_ -= bytes;
-  watch_shared = counting || races || pending_count_;
-}
-
-void Block::check_pending(uint32_t address, int bytes, const char* what, Site site) const {
-  if (!pending_count_) return;
-  for (uint32_t at = address; at < address + uint32_t(bytes); ++at) {
-    if (!pending_[at]) continue;
-    const int owner = pending_[at] - 1;
-    for (const AsyncCopy& copy : threads_[size_t(owner)].copies)
-      if (at - copy.to < uint32_t(copy.bytes))
-        fail(site, what, " of byte ", int64_t(at) - shared_base, " of shared memory, which a cp.async of thread ",
-             owner, " at ", describe(copy.site), " is still writing: thread ", owner,
-             copy.group == threads_[size_t(owner)].group ? " has not even committed it" : " has not waited for it");
-  }
 }
 
 }  // namespace fastconv::emulator

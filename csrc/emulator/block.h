@@ -11,6 +11,7 @@
 #include "emulator/error.h"
 #include "emulator/fiber.h"
 #include "emulator/settings.h"
+#include "emulator/shared.h"
 
 namespace fastconv::emulator {
 
@@ -23,9 +24,6 @@ struct Grid;
 constexpr int warp_lanes = 32;
 constexpr int max_threads = 1024;
 constexpr int max_warps = max_threads / warp_lanes;
-constexpr int64_t max_shared = 227 * 1024;  // of a block, static and dynamic (compute capability 8.0: 163, 9.0: 227)
-constexpr int64_t max_static_shared = 48 * 1024;
-constexpr uint32_t shared_base = 1024;  // so that the shared address 0 is invalid
 
 // A copy from global to shared memory that has been issued and not yet waited for.
 struct AsyncCopy {
@@ -77,11 +75,6 @@ struct NamedBarrier {
   std::vector<uint32_t> clocks;  // race checker: what those who arrived have done
 };
 
-struct StaticArray {
-  Site site;
-  uint32_t begin, end;  // shared addresses
-};
-
 class Block {
  public:
   Block();
@@ -100,33 +93,23 @@ class Block {
   void named_barrier(int id, int count, bool sync, Site site);
   void sync_warp(uint32_t mask, Site site);
   void collective(uint32_t mask, const char* name, void* argument, void (*finish)(Collective&), Site site);
-  const StaticArray& static_array(int64_t bytes, Site site);
-  // Throws unless [address, address + bytes) lies in one allocation of shared memory and is aligned to its size.
-  void check_shared(int64_t address, int bytes, const char* what, Site site) const;
-  // Shared bytes that an asynchronous operation of `thread` is going to write are not to be touched until it is waited
-  // for.
-  void set_pending(uint32_t address, int bytes, int thread);
-  void clear_pending(uint32_t address, int bytes);
-  void check_pending(uint32_t address, int bytes, const char* what, Site site) const;
-  void poison_shared(uint32_t begin, uint32_t end);
-
-  unsigned char* shared(uint32_t address) { return shared_.get() + address; }
-  uint32_t dynamic_end() const { return dynamic_end_; }
   int threads() const { return thread_count_; }
   Thread& thread(int id) { return threads_[size_t(id)]; }
+  Warp& warp(int i) { return warps_[size_t(i)]; }
+  // Accesses of shared memory take the slow path: they are counted, or checked for more than bounds and alignment.
+  bool watch_shared() const { return watch_ || shared.any_pending(); }
+  bool watch_global() const { return watch_; }
 
+  SharedMemory shared;
   Grid* grid = nullptr;
   Dim3 index;
   int64_t linear_index = 0;
   uintptr_t recent_begin = 0, recent_end = 0;  // the global region hit last
   int recent_region = 0;
-  // Accesses take the slow path: they are counted, or checked for more than bounds and alignment.
-  bool watch_global = false, watch_shared = false;
   bool counting = false;
   Counters counters;
   SharedRaces* races = nullptr;  // null: not asked for
   uint32_t epoch = 0;            // counts sync_threads
-  Warp& warp(int i) { return warps_[size_t(i)]; }
 
  private:
   static void fiber_main();
@@ -153,13 +136,9 @@ class Block {
   int arrived_ = 0, count_ = 0, result_ = 0;  // of sync_threads
   Site barrier_site_;
   NamedBarrier named_[16];
-  std::unique_ptr<unsigned char[]> shared_;
-  std::vector<uint16_t> pending_;  // for each shared byte, thread + 1
-  int pending_count_ = 0;          // bytes
+  bool watch_ = false;
   std::unique_ptr<SharedRaces> races_;
   int64_t launch_serial_ = -1;
-  std::vector<StaticArray> statics_;
-  uint32_t dynamic_end_ = 0, static_end_ = 0;
   uint64_t random_state_ = 1;
   std::string failure_;
 };

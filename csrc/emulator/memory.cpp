@@ -1,5 +1,6 @@
 #include "emulator/memory.h"
 
+#include "emulator/async.h"
 #include "emulator/grid.h"
 #include "emulator/races.h"
 
@@ -82,7 +83,7 @@ void observe_skip(int bytes, Access access, Site site) {
 void observe_shared(uint32_t address, int bytes, Access access, Site site) {
   const Thread& me = self();
   Block& block = *me.block;
-  block.check_pending(address, bytes, name_of(access), site);
+  check_pending(address, bytes, name_of(access), site);
   if (block.races) block.races->access(address, bytes, access, site);
   const auto space = Space(int(Space::shared_load) + int(access));
   if (block.counting) block.warp(me.warp).log.record(site, space, bytes, me.lane, address, block.counters);
@@ -90,15 +91,15 @@ void observe_shared(uint32_t address, int bytes, Access access, Site site) {
 
 SharedSpan dynamic_shared(int64_t byte_offset, int64_t bytes, Site site) {
   const Block& block = *self().block;
-  const int64_t begin = shared_base + byte_offset, end = bytes < 0 ? block.dynamic_end() : begin + bytes;
-  if (byte_offset < 0 || begin > block.dynamic_end() || end > block.dynamic_end())
+  const int64_t begin = shared_base + byte_offset, end = bytes < 0 ? block.shared.dynamic_end() : begin + bytes;
+  if (byte_offset < 0 || begin > block.shared.dynamic_end() || end > block.shared.dynamic_end())
     fail(site, "dynamic_shared: bytes ", byte_offset, " to ", end - shared_base, " asked for, the launch gives ",
-         block.dynamic_end() - shared_base);
+         block.shared.dynamic_end() - shared_base);
   return {uint32_t(begin), uint32_t(begin), uint32_t(end)};
 }
 
 SharedSpan static_shared(int64_t bytes, Site site) {
-  const StaticArray& array = self().block->static_array(bytes, site);
+  const StaticArray& array = self().block->shared.static_array(bytes, site);
   return {array.begin, array.begin, array.end};
 }
 

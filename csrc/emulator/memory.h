@@ -31,13 +31,13 @@ inline void check_global(const void* p, int bytes, Access access, Site site) {
   if (address < block.recent_begin || address + unsigned(bytes) > block.recent_end || address % unsigned(bytes))
       [[unlikely]]
     find_region(p, bytes, access, site);
-  if (block.watch_global) observe_global(p, bytes, access, site);
+  if (block.watch_global()) observe_global(p, bytes, access, site);
 }
 
 // A predicated access that this thread leaves out.
 void observe_skip(int bytes, Access access, Site site);
 inline void skip_global(int bytes, Access access, Site site) {
-  if (self().block->watch_global) observe_skip(bytes, access, site);
+  if (self().block->watch_global()) observe_skip(bytes, access, site);
 }
 
 inline void load_global(void* to, const void* from, int bytes, Site site) {
@@ -56,8 +56,8 @@ inline unsigned char* check_shared(const SharedSpan& span, int64_t offset, int b
   Block& block = *self().block;
   if (address < span.begin || address + bytes > span.end || address % bytes) [[unlikely]]
     refuse_shared(span, address, bytes, access, site);
-  if (block.watch_shared) observe_shared(uint32_t(address), bytes, access, site);
-  return block.shared(uint32_t(address));
+  if (block.watch_shared()) observe_shared(uint32_t(address), bytes, access, site);
+  return block.shared.at(uint32_t(address));
 }
 
 inline void load_shared(void* to, const SharedSpan& span, int64_t offset, int bytes, Site site) {

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "emulator/async.h"
 #include "emulator/memory.h"
 #include "emulator/races.h"
 
@@ -32,11 +33,11 @@ Lane& lane_of(const Collective& group, int lane) {
 const unsigned char* matrix_row(Block& block, const LoadLane& lane, Thread& reader) {
   Thread* const caller = current_thread;
   current_thread = &reader;  // so that a diagnosis names the lane that gave the address
-  block.check_shared(lane.address, 16, "ldmatrix", lane.site);
-  block.check_pending(lane.address, 16, "ldmatrix", lane.site);
+  block.shared.check(lane.address, 16, "ldmatrix", lane.site);
+  check_pending(lane.address, 16, "ldmatrix", lane.site);
   if (block.races) block.races->access(lane.address, 16, Access::load, lane.site);
   current_thread = caller;
-  return block.shared(lane.address);
+  return block.shared.at(lane.address);
 }
 
 void load_matrices(Collective& group) {

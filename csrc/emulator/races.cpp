@@ -8,7 +8,7 @@
 namespace fastconv::emulator {
 
 void SharedRaces::start_block(int threads) {
-  if (cells_.empty()) cells_.resize(size_t(shared_base + max_shared + 2048));
+  if (cells_.empty()) cells_.resize(shared_capacity);
   if (threads_ != threads) clocks_.assign(size_t(threads) * size_t(threads), 0), threads_ = threads;
   sites_.clear();
   grouped_ = true;  // so that sync_all resets the clocks
@@ -73,8 +73,8 @@ void SharedRaces::report(uint32_t address, Access access, Site site, const char*
   const Block& block = *self().block;
   const int64_t byte = int64_t(address) - shared_base;
   fail(site, "race on shared memory at byte ", byte,
-       byte < int64_t(block.dynamic_end()) - shared_base ? "" : " (static)", ": this ", name_of(access), " and the ",
-       verb, " by thread ", other, " [warp ", other / warp_lanes, " lane ", other % warp_lanes, "] at ",
+       byte < int64_t(block.shared.dynamic_end()) - shared_base ? "" : " (static)", ": this ", name_of(access),
+       " and the ", verb, " by thread ", other, " [warp ", other / warp_lanes, " lane ", other % warp_lanes, "] at ",
        describe(sites_[where]), " have no barrier between them");
 }
 
