@@ -4,7 +4,10 @@ kernel, the block, the thread, the line and what is wrong. The correct twin of e
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -370,3 +373,43 @@ def test_settings_are_checked_and_restored():
             "threads": 3,
         }
     assert module.configure() == before
+
+
+def _configured_by(**variables: str) -> subprocess.CompletedProcess:
+    """The settings of a process with these environment variables, printed."""
+    script = (
+        "import importlib.util as util, sys\n"
+        "spec = util.spec_from_file_location('_emutest', sys.argv[1])\n"
+        "module = util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(module)\n"
+        "print(module.configure())"
+    )
+    command = [sys.executable, "-c", script, lab("_emutest").__file__]
+    return subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
+
+
+def test_settings_from_the_environment():
+    done = _configured_by(
+        FASTCONV_EMULATOR_SCHEDULE="random",
+        FASTCONV_EMULATOR_SEED="5",
+        FASTCONV_EMULATOR_POISON="garbage",
+        FASTCONV_EMULATOR_RACE_CHECK="1",
+        FASTCONV_EMULATOR_COUNT="0",
+        FASTCONV_EMULATOR_THREADS="2",
+    )
+    assert "'schedule': 'random', 'seed': 5, 'poison': 'garbage', 'race_check': True, 'count': False" in done.stdout
+    assert "'threads': 2" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("SCHEDULE", "sideways", "schedule: expected forward, reverse or random, got 'sideways'"),
+        ("SEED", "-1", "expected a non-negative integer, got '-1'"),
+        ("THREADS", "two", "expected a non-negative integer, got 'two'"),
+    ],
+)
+def test_a_wrong_environment_variable_is_named(variable: str, value: str, message: str):
+    done = _configured_by(**{f"FASTCONV_EMULATOR_{variable}": value})
+    assert done.returncode != 0
+    assert f"FASTCONV_EMULATOR_{variable}: " in done.stderr and message in done.stderr

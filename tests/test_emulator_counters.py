@@ -71,6 +71,12 @@ def test_lanes_that_are_off_make_no_traffic():
     assert counted == {"requests": 4, "sectors": 16, "ideal": 2 + 3 + 2 + 1, "bytes": 4 * (16 + 24 + 16 + 8)}
 
 
+def test_a_predicate_inside_keeps_lanes_in_step():
+    counted = count("alternating", **WARP)
+    for space in ("global_load", "global_store"):
+        assert counted[space] == {"requests": 4, "sectors": 16, "ideal": 8, "bytes": 4 * 16 * 4}
+
+
 @pytest.mark.parametrize(
     ("size", "stride", "wavefronts", "ideal"),
     [
@@ -119,6 +125,7 @@ def test_what_else_is_counted():
 def test_the_same_under_every_schedule_and_number_of_threads(mode: str, threads: int):
     for kernel, integers, launch in (
         ("strided_copy_4", [3, 1, 5], {"grid": (5, 1, 1), "block": (64, 1, 1)}),
+        ("alternating", [], {"grid": (5, 1, 1), "block": (64, 1, 1)}),
         ("ragged", [], {"grid": (5, 1, 1), "block": (64, 1, 1)}),
     ):
         assert count(kernel, integers, mode=mode, threads=threads, **launch) == count(kernel, integers, **launch)

@@ -26,6 +26,14 @@ FC_TEST_KERNEL(ragged) {
   store(a.as<float>(1) + t, sum);
 }
 
+// Even and odd lanes take turns: a lane that is off keeps its place, so each turn is a request of half the warp.
+FC_TEST_KERNEL(alternating) {
+  const int t = thread();
+  float sum = 0;
+  for (int i = 0; i < 4; ++i) sum += load_if((i + t) % 2 == 0, a.as<float>(0) + 32 * i + t);
+  for (int i = 0; i < 4; ++i) store_if((i + t) % 2 == 0, a.as<float>(1) + 32 * i + t, sum);
+}
+
 // Shared memory: lane l loads V number l * n[0]; all load V number 0; then a store of each.
 template <class V>
 FC_TEST_KERNEL(shared_strides) {
@@ -68,6 +76,7 @@ const std::vector<TestKernel>& traffic_kernels() {
       {"strided_copy_4", strided_copy<float>},
       {"strided_copy_16", strided_copy<Vec<float, 4>>},
       {"ragged", ragged},
+      {"alternating", alternating},
       {"shared_strides_2", shared_strides<f16>},
       {"shared_strides_4", shared_strides<float>},
       {"shared_strides_8", shared_strides<Vec<float, 2>>},
