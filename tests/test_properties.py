@@ -13,6 +13,7 @@ from conftest import Target
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import fastconv
 from fastconv import functional as FC
 from fastconv.testing import integer_tensor, random_tensor
 
@@ -205,34 +206,56 @@ def test_pooling_gradients_conserve(native: Target, window: tuple[int, int], see
 
 
 # ---- bits ----
-def everything(x: Tensor, w: Tensor, b: Tensor) -> list[Tensor]:
-    x, w, b = (tensor.detach().requires_grad_() for tensor in (x, w, b))
-    y = FC.conv2d(x, w, b, padding=1)
-    pooled = FC.avg_pool2d(FC.max_pool2d(y, 3, 2), 2, 1)
-    gradients = torch.autograd.grad(pooled.square().sum(), (x, w, b))
-    return [y, pooled, *gradients]
+OPERATIONS = {
+    "dense": lambda x, w, d: FC.conv2d(x, w, None, padding=1),
+    "depthwise": lambda x, w, d: FC.conv2d(x, d, None, padding=1, groups=6),
+    "max_pool": lambda x, w, d: FC.max_pool2d(x, 3, 2),
+    "avg_pool": lambda x, w, d: FC.avg_pool2d(x, 2, 1),
+}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def run_operation(name: str, tensors: tuple[Tensor, ...]) -> list[Tensor]:
+    """The result and its gradients."""
+    leaves = [tensor.detach().requires_grad_() for tensor in tensors]
+    y = OPERATIONS[name](*leaves)
+    gradients = torch.autograd.grad(y.square().sum(), leaves, allow_unused=True)
+    return [y, *(gradient for gradient in gradients if gradient is not None)]
+
+
+def kernel_names() -> list[str]:
+    tables = [backend.kernels(each) for backend in fastconv.backends().values() for each in ("conv", "pool")]
+    return sorted({name for table in tables for name, _ in table} - {"aten"})
+
+
+@pytest.mark.parametrize("kernel", kernel_names())
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_the_same_bits_every_time_and_for_any_thread_count(
-    native: Target, dtype: torch.dtype, channels_last: bool
+def test_a_kernels_bits_are_the_same_every_time_and_for_any_thread_count(
+    native: Target, kernel: str, channels_last: bool
 ) -> None:
-    size = 9 if native.name == "emulator" else 33
+    size, dtype = 7 if native.name == "emulator" else 33, torch.float32
     options: dict[str, Any] = {"channels_last": channels_last, "device": native.device}
     tensors = (
         random_tensor((5, 6, size, size), dtype, seed=1, **options),
         random_tensor((8, 6, 3, 3), dtype, seed=2, **options),
-        random_tensor((8,), dtype, seed=3, device=native.device),
+        random_tensor((6, 1, 3, 3), dtype, seed=3, **options),
     )
-    first = everything(*tensors)
-    for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
-        try:
-            again = everything(*tensors)
-        finally:
-            torch.set_num_threads(1)
-        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    backend = fastconv.backends()[native.name]
+    for name in OPERATIONS:
+        if kernel not in dict(backend.kernels("pool" if "pool" in name else "conv")):
+            continue
+        with fastconv.use_kernel(kernel):
+            try:
+                first = run_operation(name, tensors)
+            except RuntimeError as refusal:
+                assert "no kernel accepts" in str(refusal)  # not this kernel's kind of problem
+                continue
+            for threads in (1, 2, 3):
+                torch.set_num_threads(threads)
+                try:
+                    again = run_operation(name, tensors)
+                finally:
+                    torch.set_num_threads(1)
+                assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True)), (name, threads)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
