@@ -13,6 +13,7 @@ import fastconv
 from bench import counters, environment, gpu, report, suite
 from bench.cases import LAYOUTS, PASSES
 from bench.layers import SUITES, select
+from bench.timers import CLOCKS
 from fastconv.backends import DTYPES
 
 COMMANDS = {"counters": counters.main, "gpu": gpu.main}
@@ -24,6 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments and arguments[0] in COMMANDS:
         return COMMANDS[arguments[0]](arguments[1:])
     options = _parser().parse_args(arguments)
+    if options.clock == "cpu" and (options.threads != 1 or options.device != "cpu"):
+        print("bench: error: clock: cpu sees the calling thread alone: --device cpu --threads 1", file=sys.stderr)
+        return 2
     if options.threads:
         torch.set_num_threads(options.threads)
     if not fastconv.backends()[options.device].available:
@@ -40,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for row in suite.run(layers, _options(options)):
         rows.append(row)
         print(progress(row), flush=True)
-    facts = environment.describe(options.device)
+    facts = environment.describe(options.device) | {"clock": options.clock}
     print(f"\n{report.table(rows)}\n")
     print("\n".join(report.summary(rows)))
     for path in report.write(rows, facts, options.out):
@@ -62,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--layouts", type=_subset(LAYOUTS), default=LAYOUTS, metavar="LIST", help=", ".join(LAYOUTS))
     add("--kernel", metavar="NAME", help="force this kernel (see fastconv.use_kernel); native: any but PyTorch's")
     add("--threads", type=int, help="CPU threads of both (default: torch's)")
+    add("--clock", choices=tuple(CLOCKS), default="wall", help="cpu: only the thread's own time, with --threads 1")
     add("--rounds", type=int, default=60, help="interleaved rounds at most (default 60)")
     return parser
 
@@ -84,6 +89,7 @@ def _options(options: argparse.Namespace) -> suite.Options:
         passes=options.passes,
         layouts=options.layouts,
         rounds=options.rounds,
+        clock=options.clock,
         kernel=options.kernel,
     )
 

@@ -60,6 +60,7 @@ class Options:
     rounds: int = 60
     kernel: str | None = None
     budget: float = 2.0  # seconds of rounds a row, on the CPU
+    clock: str = "wall"  # a name in timers.CLOCKS
 
 
 def cases(layers: Iterable[Layer], options: Options) -> list[Case]:
@@ -91,7 +92,7 @@ def run_case(case: Case, options: Options) -> Row:
         plans = case.plans()
         calls = [case.call(fastconv.functional), case.call(torch_functional)]
         errors = case.errors(*calls)
-        samples = measure(calls, case.device, options.rounds, options.budget)
+        samples = measure(calls, case.device, options.rounds, options.budget, options.clock)
     except RuntimeError as refusal:
         return Row(*what, note=str(refusal).strip().splitlines()[0])
     return _row(case, what, plans, samples, errors)

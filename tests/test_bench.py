@@ -102,6 +102,7 @@ def test_kernel_is_forced(tiny_suite, tmp_path):
         (["--kernel", "warp_drive"], "'warp_drive'"),
         (["--passes", "sideways"], "expected a list of forward, backward, gx, gw"),
         (["--suite", "slow"], "invalid choice"),
+        (["--clock", "cpu"], "clock: cpu sees the calling thread alone"),
         (["counters", "--layers", "no such"], "nothing in suite quick matches 'no such'"),
     ],
 )
@@ -161,6 +162,11 @@ def test_rivals_take_turns():
     samples = timers.measure([lambda: call("a"), lambda: call("b")], "cpu", rounds=4)
     assert "".join(order) == "aaabbb" + "ba" + "ab" + "ba" + "ab"
     assert [(len(each.microseconds), each.repetitions) for each in samples] == [(4, 1), (4, 1)]
+
+
+def test_cpu_clock_does_not_count_what_others_run():
+    asleep, _ = timers.measure([lambda: time.sleep(0.01)] * 2, "cpu", rounds=1, clock="cpu")
+    assert asleep.best < 5e3  # 10 ms asleep are no work, whatever the machine is like
 
 
 def test_samples():
