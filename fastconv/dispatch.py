@@ -20,11 +20,12 @@ from .plans import log
 #: Exactly these types hold their own memory and have no behaviour of their own.
 PLAIN = frozenset({Tensor, Parameter})
 
-_functorch_level = torch._C._functorch.peek_interpreter_stack
+_transforms_active = torch._C._are_functorch_transforms_active
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _function_mode = torch._C._is_torch_function_mode_enabled
 _tracing_state = torch._C._get_tracing_state
-_is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
+# What grad(is_grads_batched=True) hands to a backward; a torch that has dropped the old vmap has none.
+_is_legacy_batched = getattr(torch._C._functorch, "is_legacy_batchedtensor", lambda _: False)
 is_compiling = torch.compiler.is_compiling
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
 
@@ -39,7 +40,7 @@ def is_watched() -> bool:
 def ordinary() -> bool:
     """Whether no transform, mode or tracer at all is active."""
     return (
-        _functorch_level() is None
+        not _transforms_active()
         and not _dispatch_modes()
         and not _function_mode()
         and forward_ad._current_level < 0

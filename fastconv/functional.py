@@ -169,8 +169,10 @@ def avg_pool2d(
 
 def _teach_torchscript() -> None:
     """torch.jit.script compiles a call of these as the ATen operator of the same name; it cannot look inside them."""
-    from torch.jit import _builtins
-
+    try:
+        from torch.jit import _builtins
+    except ImportError:  # a torch without TorchScript, which is deprecated: nothing to teach
+        return
     for function in (conv2d, max_pool2d, max_pool2d_with_indices, avg_pool2d):
         _builtins._register_builtin(function, f"aten::{function.__name__}")
 
