@@ -315,7 +315,7 @@ DirectAxis axis_of(const ConvProblem& p, int i, bool transposed) {
 
 Slices slices_of(const ConvProblem& p, int64_t tiles, const PlanOptions& options) {
   const int64_t depth = p.n * volume(p.out);
-  const int64_t wanted = std::max(ceil_div(2 * int64_t(h100.multiprocessors), tiles), ceil_div(depth, 8192));
+  const int64_t wanted = std::max(2 * int64_t(h100.multiprocessors) / tiles, ceil_div(depth, 8192));
   const int64_t slice_bytes = p.w_elements() * accumulator_bytes(p.dtype);
   const int64_t limit = options.workspace_limit >= 0 ? options.workspace_limit : int64_t(64) << 20;
   int64_t count = std::min({wanted, ceil_div(depth, 256), limit / slice_bytes});

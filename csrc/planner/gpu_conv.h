@@ -17,9 +17,9 @@ void set_strides(kernels::GatherParams& params, const ConvProblem& p, bool trans
 // Why no kernel can address the problem; empty if they can.
 std::string refuse_size(const ConvProblem& p);
 
-// wgrad sums the positions in slices: as many as fill the chip twice with `tiles` blocks each, none shorter than 256
-// positions nor longer than 8192 (a float32 sum of more loses digits), within the workspace allowed: by the caller,
-// else 64 MiB.
+// wgrad sums the positions in slices: as many as two blocks an SM leave room for, with `tiles` blocks each, none
+// shorter than 256 positions nor longer than 8192 (a float32 sum of more loses digits), within the workspace allowed:
+// by the caller, else 64 MiB.
 struct Slices {
   int64_t count = 1, length = 0;
 };
