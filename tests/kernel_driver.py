@@ -6,6 +6,7 @@ One driver for ``_emulator`` (host memory) and, where there is a GPU, ``_cuda``:
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -202,7 +203,7 @@ class Driver:
 
 
 @pytest.fixture(name="driver", params=["emulator", pytest.param("cuda", marks=pytest.mark.cuda)])
-def gpu_driver(request: pytest.FixtureRequest) -> Driver:
+def gpu_driver(request: pytest.FixtureRequest) -> Iterator[Driver]:
     """``_emulator``, or ``_cuda`` where it finds a GPU."""
     try:
         module = importlib.import_module(f"fastconv._{request.param}")
@@ -213,4 +214,9 @@ def gpu_driver(request: pytest.FixtureRequest) -> Driver:
         pytest.skip(f"{request.param}: {info['reason']}")
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("cuda: this PyTorch is built without CUDA")
-    return Driver(module, "cuda" if request.param == "cuda" else "cpu")
+    if request.param == "cuda":
+        yield Driver(module, "cuda")
+        return
+    before = module.configure(count=False)  # nobody looks: quicker
+    yield Driver(module, "cpu")
+    module.configure(**before)

@@ -191,10 +191,10 @@ def test_every_schedule(driver: Driver, settings: dict[str, object]) -> None:
     if driver.device != "cpu":
         pytest.skip("cuda: the hardware chooses the schedule")
     cases = [
-        conv("several steps", 1, 9, 17, (6, 5), 3, 1, 1),
-        conv("aligned", 2, 8, 16, (6, 6), 3, 2, 1),
-        conv("slices", 5, 4, 6, (11, 13), 3, 1, 1, 1, 2),
-        conv("depthwise", 5, 8, 8, (11, 13), 3, 2, 1, 1, 8),
+        conv("several steps", 1, 5, 9, (4, 3), 3, 1, 1),
+        conv("aligned", 1, 8, 16, (4, 4), 3, 2, 1),
+        conv("slices", 2, 2, 4, (11, 13), 2, 1, ((0, 1), (1, 0)), 1, 2),
+        conv("depthwise", 2, 8, 8, (7, 5), 3, 2, 1, 1, 8),
     ]
     before = driver.module.configure(**settings)
     try:
