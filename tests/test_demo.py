@@ -21,7 +21,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def test_quick_demo(tmp_path, capsys):
-    status = main(["demo", "--quick", "--backend", "cpu", "--json", "--out", str(tmp_path)])
+    status = main(["demo", "--quick", "--backend", "cpu", "--kernel", "native", "--json", "--out", str(tmp_path)])
     text = capsys.readouterr().out
     figures = json.loads((tmp_path / "demo.json").read_text())
     assert status == 0 and figures["passed"]
@@ -37,7 +37,7 @@ def test_quick_demo(tmp_path, capsys):
 
 
 def test_below_the_threshold_is_a_failure(tmp_path, capsys):
-    arguments = ["--quick", "--epochs", "1", "--batch-size", "240", "--kernel", "auto", "--threshold", "0.999"]
+    arguments = ["--quick", "--epochs", "1", "--batch-size", "240", "--threshold", "0.999"]
     assert main(["demo", *arguments, "--backend", "cpu", "--out", str(tmp_path)]) == 1
     assert "is below 0.999" in capsys.readouterr().err
 
@@ -47,6 +47,13 @@ def test_missing_extra_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "rich" else find_spec(name))
     assert main(["demo"]) == 1
     assert capsys.readouterr().err == "fastconv: error: the demo needs rich: pip install fastconv[demo]\n"
+
+
+@pytest.mark.parametrize(("name", "message"), [("warp_drive", "expected one of"), ("depthwise", "not depthwise")])
+def test_a_kernel_that_cannot_be_had(name, message, tmp_path, capsys):
+    assert main(["demo", "--quick", "--backend", "cpu", "--kernel", name, "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("fastconv: error: kernel: ") and message in error
 
 
 @pytest.mark.parametrize("option", [["--epochs", "0"], ["--epochs", "many"], ["--backend", "abacus"]])

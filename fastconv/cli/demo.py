@@ -25,7 +25,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     add("--epochs", type=_positive, help=f"default {FULL[0]}; {EMULATED[0]} on the emulator")
     add("--batch-size", type=_positive, default=32)
     add("--seed", type=int, default=0)
-    add("--kernel", default="native", metavar="NAME", help="use this kernel where it can; auto: as the planner likes")
+    add("--kernel", metavar="NAME", help="instead of the planner's choice; native: never PyTorch's own operators")
     add("--quick", action="store_true", help="a few seconds: fewer digits and epochs, and a lower bar")
     add(
         "--threshold",
@@ -54,19 +54,23 @@ def run(options: argparse.Namespace) -> int:
     from fastconv import demo  # only now: it imports the extra
 
     epochs, count, threshold = QUICK if options.quick else EMULATED if backend == "emulator" else FULL
-    figures = demo.run(
-        demo.Settings(
-            backend=backend,
-            kernel=None if options.kernel == "auto" else options.kernel,
-            epochs=options.epochs or epochs,
-            batch_size=options.batch_size,
-            seed=options.seed,
-            train_count=count,
-            threshold=threshold if options.threshold is None else options.threshold,
-            out=options.out,
-            json=options.json,
-        )
+    settings = demo.Settings(
+        backend=backend,
+        kernel=options.kernel,
+        epochs=options.epochs or epochs,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        train_count=count,
+        threshold=threshold if options.threshold is None else options.threshold,
+        out=options.out,
+        json=options.json,
     )
+    try:
+        figures = demo.run(settings)
+    except (ValueError, RuntimeError) as error:
+        if not str(error).startswith("kernel: "):
+            raise
+        raise CommandError(str(error), status=2) from None  # --kernel is unknown, or refuses a layer
     if not figures["passed"]:
         reached = figures["test_accuracy"]["fastconv"]
         print(f"fastconv: test accuracy {reached:.4f} is below {figures['threshold']}", file=sys.stderr)

@@ -33,7 +33,8 @@ from fastconv.demo.training import Contestant, Race
 class Settings:
     """What a run is.
 
-    ``kernel`` is given to ``fastconv.use_kernel``: "native" keeps PyTorch's operators out of fastconv's net.
+    ``kernel`` is given to ``fastconv.use_kernel``: None leaves the choice to the planner, which on a CPU may hand a
+    layer to PyTorch's own operator ("aten"); "native" keeps those out of fastconv's net.
     ``train_count`` limits the training digits (None: all); ``threshold`` is the accuracy to reach.
     """
 
