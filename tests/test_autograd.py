@@ -35,7 +35,10 @@ POOLINGS: list[tuple[str, dict[str, Any]]] = [
     ("avg_pool2d", {"kernel_size": 2}),
     ("avg_pool2d", {"kernel_size": 3, "stride": 2, "padding": 1, "count_include_pad": False}),
 ]
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
+    pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated"),  # torch's own forward-mode rules use it
+]
 
 
 def leaves(device: torch.device, dtype: torch.dtype = torch.float64, groups: int = 1) -> tuple[Tensor, Tensor, Tensor]:
