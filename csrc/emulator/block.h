@@ -59,6 +59,10 @@ struct Collective {
   const char* name = nullptr;
   Site site;
   void* argument[warp_lanes];
+  template <class Lane>
+  Lane& of(int lane) const {
+    return *static_cast<Lane*>(argument[lane]);
+  }
 };
 
 struct Warp {
@@ -93,7 +97,6 @@ class Block {
   void named_barrier(int id, int count, bool sync, Site site);
   void sync_warp(uint32_t mask, Site site);
   void collective(uint32_t mask, const char* name, void* argument, void (*finish)(Collective&), Site site);
-  int threads() const { return thread_count_; }
   Thread& thread(int id) { return threads_[size_t(id)]; }
   Warp& warp(int i) { return warps_[size_t(i)]; }
   // Accesses of shared memory take the slow path: they are counted, or checked for more than bounds and alignment.

@@ -24,11 +24,6 @@ struct MmaLane {
   const uint32_t *a, *b;
 };
 
-template <class Lane>
-Lane& lane_of(const Collective& group, int lane) {
-  return *static_cast<Lane*>(group.argument[lane]);
-}
-
 // The addresses are the ldmatrix lanes' own business: each row is checked as a load by the lane that names it.
 const unsigned char* matrix_row(Block& block, const LoadLane& lane, Thread& reader) {
   Thread* const caller = current_thread;
@@ -43,13 +38,13 @@ const unsigned char* matrix_row(Block& block, const LoadLane& lane, Thread& read
 void load_matrices(Collective& group) {
   Block& block = *self().block;
   const int first_thread = self().warp * warp_lanes;
-  const LoadLane& shape = lane_of<LoadLane>(group, 0);
+  const LoadLane& shape = group.of<LoadLane>(0);
   for (int matrix = 0; matrix < shape.matrices; ++matrix) {
     uint16_t rows[8][8];
     uint32_t addresses[32] = {};
     for (int row = 0; row < 8; ++row) {
       const int lane = matrix * 8 + row;
-      const LoadLane& source = lane_of<LoadLane>(group, lane);
+      const LoadLane& source = group.of<LoadLane>(lane);
       memcpy(rows[row], matrix_row(block, source, block.thread(first_thread + lane)), 16);
       addresses[row] = source.address;
     }
@@ -58,7 +53,7 @@ void load_matrices(Collective& group) {
       const int row = lane / 4, column = lane % 4 * 2;
       const uint16_t low = shape.transposed ? rows[column][row] : rows[row][column];
       const uint16_t high = shape.transposed ? rows[column + 1][row] : rows[row][column + 1];
-      lane_of<LoadLane>(group, lane).r[matrix] = uint32_t(low) | uint32_t(high) << 16;
+      group.of<LoadLane>(lane).r[matrix] = uint32_t(low) | uint32_t(high) << 16;
     }
   }
 }
@@ -79,12 +74,11 @@ template <int K>
 
 template <class T>
 [[gnu::always_inline]] inline float to_float(uint32_t bits) {
-  if constexpr (std::is_same_v<T, float>) return fastconv::detail::bits_float(bits & 0xffffe000u);  // tf32
-  return widen(T{uint16_t(bits)});
-}
-template <>
-[[gnu::always_inline]] inline float to_float<float>(uint32_t bits) {
-  return fastconv::detail::bits_float(bits & 0xffffe000u);
+  if constexpr (std::is_same_v<T, float>) {
+    return fastconv::detail::bits_float(bits & 0xffffe000u);  // tf32: the low 13 bits do not count
+  } else {
+    return widen(T{uint16_t(bits)});
+  }
 }
 
 // T: f16, bf16, or float for tf32.
@@ -96,7 +90,7 @@ template <class T, int K>
   uint32_t a_bits[16][K], b_bits[K][8];
   Row d[16];
   for (int lane = 0; lane < warp_lanes; ++lane) {
-    const MmaLane& from = lane_of<MmaLane>(group, lane);
+    const MmaLane& from = group.of<MmaLane>(lane);
     const int g = lane / 4, t = lane % 4 * per_register;
     for (int i = 0; i < 2 * b_registers; ++i)
       for (int half = 0; half < per_register; ++half)
@@ -113,11 +107,11 @@ template <class T, int K>
     for (int column = 0; column < 8; ++column) b[k][column] = to_float<T>(b_bits[k][column]);
   multiply<K>(d, a, b);
   for (int lane = 0; lane < warp_lanes; ++lane)
-    for (int i = 0; i < 4; ++i) lane_of<MmaLane>(group, lane).d[i] = d[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2];
+    for (int i = 0; i < 4; ++i) group.of<MmaLane>(lane).d[i] = d[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2];
 }
 
 #if defined(__x86_64__)
-#define FC_VECTOR __attribute__((target("avx2,fma,f16c")))
+#define FC_VECTOR __attribute__((target("avx2,fma")))
 const bool has_vectors = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #else
 #define FC_VECTOR

@@ -27,11 +27,6 @@ const char* name_of(Shuffle kind) {
   return names[int(kind)];
 }
 
-template <class Lane>
-Lane& lane_of(Collective& group, int lane) {
-  return *static_cast<Lane*>(group.argument[lane]);
-}
-
 }  // namespace
 
 uint64_t shuffle_bits(Shuffle kind, uint32_t mask, uint64_t value, int operand, Site site) {
@@ -42,8 +37,8 @@ uint64_t shuffle_bits(Shuffle kind, uint32_t mask, uint64_t value, int operand, 
   ShuffleLane mine{value, 0, source};
   const auto finish = [](Collective& group) {
     for (uint32_t lanes = group.mask; lanes; lanes &= lanes - 1) {
-      ShuffleLane& to = lane_of<ShuffleLane>(group, __builtin_ctz(lanes));
-      to.result = lane_of<ShuffleLane>(group, to.source).value;
+      ShuffleLane& to = group.of<ShuffleLane>(__builtin_ctz(lanes));
+      to.result = group.of<ShuffleLane>(to.source).value;
     }
   };
   self().block->collective(mask, name_of(kind), &mine, finish, site);
@@ -56,10 +51,10 @@ uint32_t ballot(uint32_t mask, bool value, Site site) {
     uint32_t votes = 0;
     for (uint32_t lanes = group.mask; lanes; lanes &= lanes - 1) {
       const int lane = __builtin_ctz(lanes);
-      votes |= uint32_t(lane_of<BallotLane>(group, lane).value) << lane;
+      votes |= uint32_t(group.of<BallotLane>(lane).value) << lane;
     }
     for (uint32_t lanes = group.mask; lanes; lanes &= lanes - 1)
-      lane_of<BallotLane>(group, __builtin_ctz(lanes)).result = votes;
+      group.of<BallotLane>(__builtin_ctz(lanes)).result = votes;
   };
   self().block->collective(mask, "ballot", &mine, finish, site);
   return mine.result;
