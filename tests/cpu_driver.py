@@ -113,17 +113,3 @@ def torch_pool(case: PoolCase, x: torch.Tensor) -> torch.Tensor | tuple[torch.Te
     if rank == 3 and x.dtype in (torch.float16, torch.bfloat16):  # torch 2.13 has none: float32, rounded once
         return AVG_POOLS[2](x.float(), *options).to(x.dtype)
     return AVG_POOLS[rank - 1](x, *options)
-
-
-def assert_close(got: torch.Tensor, exact: torch.Tensor, rival: torch.Tensor, terms: int, what: str) -> None:
-    """The tolerance rule: at most twice torch's own error against float64, plus a floor of a few rounding steps.
-
-    The floor is two units in the last place of the result's scale (`terms` products of order one in each sum), for
-    when torch happens to be almost exact; in float64 it is 16, because there the oracle itself rounds.
-    """
-    assert got.shape == exact.shape, (what, got.shape, exact.shape)
-    assert bool(torch.isfinite(got).all()), f"{what}: not finite, or not written"
-    eps = torch.finfo(got.dtype).eps * (16 if got.dtype == torch.float64 else 2)
-    error = float((got.double() - exact).abs().max())
-    allowed = 2 * float((rival.double() - exact).abs().max()) + eps * max(float(exact.abs().max()), terms**0.5)
-    assert error <= allowed, f"{what}: error {error:.3g}, allowed {allowed:.3g}"

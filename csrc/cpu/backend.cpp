@@ -13,7 +13,7 @@ BackendInfo backend_info() {
 
 const std::vector<Kernel<ConvProblem>>& conv_kernels() {
   static const std::vector<Kernel<ConvProblem>> table{
-      cpu::direct_entry(), cpu::depthwise_entry(),
+      cpu::direct_entry(), cpu::depthwise_entry(), cpu::blocked_entry(),
       aten_entry<ConvProblem>([](const ConvProblem& p, Pass pass, const PlanOptions& options) {
         return cpu::conv_cost(p, pass, options, cpu::Maker::aten);
       })};

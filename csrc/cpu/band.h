@@ -101,4 +101,13 @@ struct BandedPooling {
   const Band* band;
 };
 
+// A dense or grouped fprop or dgrad. A task is one band of one output slice of one group of one sample; before them,
+// `blocked_pack` packs the weights, a task a block of output channels.
+struct Blocked {
+  Correlation problem;
+  const Band* band;
+  int64_t band_elements;  // of all the group's source channels
+  void* packed;           // workspace
+};
+
 }  // namespace fastconv::cpu

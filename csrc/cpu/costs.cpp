@@ -38,6 +38,13 @@ Rate depthwise_rate(Pass pass) {
   return {3, pass == Pass::fprop ? 0.21 : 0.27, 0.04};
 }
 
+// Lanes are output channels; packing takes a nanosecond a weight, counted per tap of an output here.
+Rate blocked_rate(const ConvProblem& p, Pass pass) {
+  const int64_t lanes = pass == Pass::fprop ? p.k_per_group() : p.c_per_group();
+  const double packing = double(kBlock) / double(p.n * volume(p.out) * lanes);
+  return {4, 0.3, 0.03 * filled(Layout::nhwc, 1, lanes) + packing};
+}
+
 Rate aten_conv_rate(const ConvProblem& p, Pass pass, bool depthwise) {
   const bool nchw = p.layout == Layout::nchw;
   if (pass == Pass::bgrad) return {5, 0.055, 0};
@@ -100,9 +107,10 @@ Cost pool_pass_cost(const PoolProblem& p, Pass pass, const PlanOptions& options,
 Cost conv_cost(const ConvProblem& p, Pass pass, const PlanOptions& options, Maker maker) {
   const bool depthwise = p.c_per_group() == 1 && p.groups > 1;
   const double elements = double(p.x_elements() + p.y_elements()), taps = p.flops(pass) / 2;
-  const Rate rate = maker == Maker::aten     ? aten_conv_rate(p, pass, depthwise)
-                    : maker == Maker::direct ? direct_conv_rate(p, pass)
-                                             : depthwise_rate(pass);
+  const Rate rate = maker == Maker::aten      ? aten_conv_rate(p, pass, depthwise)
+                    : maker == Maker::direct  ? direct_conv_rate(p, pass)
+                    : maker == Maker::blocked ? blocked_rate(p, pass)
+                                              : depthwise_rate(pass);
   const int64_t samples = pass == Pass::wgrad ? 1 : p.n;
   const double unfilled = maker == Maker::fast ? filled(p.layout, samples, p.k) : 1;
   return total(rate, elements * unfilled, taps * unfilled, dtype_factor(p.dtype, maker, depthwise), p.flops(pass),

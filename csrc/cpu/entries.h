@@ -15,6 +15,7 @@ Pooling pooling(const PoolProblem& problem, Pass pass);
 
 Kernel<ConvProblem> direct_entry();
 Kernel<ConvProblem> depthwise_entry();
+Kernel<ConvProblem> blocked_entry();
 Kernel<PoolProblem> direct_pool_entry();
 Kernel<PoolProblem> banded_pool_entry();
 

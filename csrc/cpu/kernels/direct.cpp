@@ -26,8 +26,8 @@ Span tap_span(const AxisMap& axis, int64_t t) {
 // `total` and `sum` each hold a row of accumulators: `sum` runs over a few dozen products, then goes into `total`, so
 // that the rounding error grows with the square root of their counts.
 template <class T>
-void correlate_row(const Correlation& p, int64_t row, accumulator_t<T>* total, accumulator_t<T>* sum,
-                   const Span* spans) {
+void correlate_row(const Correlation& p, int64_t row, accumulator_t<T>* __restrict total,
+                   accumulator_t<T>* __restrict sum, const Span* spans) {
   using A = accumulator_t<T>;
   const AxisMap &depth = p.axis[0], &height = p.axis[1], &width = p.axis[2];
   const int64_t h = row % height.out, d = row / height.out % depth.out, channel = row / (height.out * depth.out);
@@ -51,7 +51,7 @@ void correlate_row(const Correlation& p, int64_t row, accumulator_t<T>* total, a
         for (int64_t s = 0; s < width.taps; ++s) {
           const Span span = spans[s];
           const A weight = widen(taps[s * p.w_tap[2]]);
-          const T* from = line + span.source * p.src_strides.at[2];
+          const T* __restrict from = line + span.source * p.src_strides.at[2];
           if (span.by == 1 && move == 1) {
             for (int64_t o = span.begin; o < span.end; ++o) sum[o] += weight * widen(from[o - span.begin]);
           } else {

@@ -22,6 +22,8 @@ void depthwise_gradient(const void* context, int64_t begin, int64_t end);
 void depthwise_gradient_sum(const void* context, int64_t begin, int64_t end);
 void banded_max_pool(const void* context, int64_t begin, int64_t end);
 void banded_average_pool(const void* context, int64_t begin, int64_t end);
+void blocked_pack(const void* context, int64_t begin, int64_t end);
+void blocked(const void* context, int64_t begin, int64_t end);
 void max_pool(const void* context, int64_t begin, int64_t end);
 void max_pool_dgrad(const void* context, int64_t begin, int64_t end);
 void max_pool_scatter(const void* context, int64_t begin, int64_t end);

@@ -14,6 +14,8 @@ const Kernels table{
     .depthwise = depthwise,
     .depthwise_gradient = depthwise_gradient,
     .depthwise_gradient_sum = depthwise_gradient_sum,
+    .blocked_pack = blocked_pack,
+    .blocked = blocked,
     .max_pool = max_pool,
     .max_pool_dgrad = max_pool_dgrad,
     .max_pool_scatter = max_pool_scatter,

@@ -15,6 +15,8 @@ struct Kernels {
   Task depthwise;               // Depthwise
   Task depthwise_gradient;      // DepthwiseGradient
   Task depthwise_gradient_sum;
+  Task blocked_pack;  // Blocked
+  Task blocked;
   Task max_pool;  // Pooling; a task is one row of all channels of a sample, or of one channel (NCHW)
   Task max_pool_dgrad;
   Task max_pool_scatter;  // Pooling; a task is one plane, or kPoolChannels of them in NHWC
