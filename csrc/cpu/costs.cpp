@@ -38,21 +38,24 @@ Rate depthwise_rate(Pass pass) {
   return {3, pass == Pass::fprop ? 0.21 : 0.27, 0.04};
 }
 
-// Lanes are output channels; packing takes a nanosecond a weight, counted per tap of an output here.
+// Lanes are output channels, sixteen at a time or (at under half the speed) eight; packing takes a nanosecond a weight,
+// counted per tap of an output here.
 Rate blocked_rate(const ConvProblem& p, Pass pass) {
   const int64_t lanes = pass == Pass::fprop ? p.k_per_group() : p.c_per_group();
   const double packing = double(kBlock) / double(p.n * volume(p.out) * lanes);
-  return {4, 0.3, 0.03 * filled(Layout::nhwc, 1, lanes) + packing};
+  const double tap = lanes <= kBlock / 2 ? 0.9 / double(lanes) : 0.03 * filled(Layout::nhwc, 1, lanes);
+  return {4, 0.3, tap + packing};
 }
 
 Rate aten_conv_rate(const ConvProblem& p, Pass pass, bool depthwise) {
   const bool nchw = p.layout == Layout::nchw;
   if (pass == Pass::bgrad) return {5, 0.055, 0};
   if (!depthwise) {
-    // oneDNN blocks channels by eight; with fewer it falls back, and its backward passes far.
-    const double idle = 64 / double(std::min<int64_t>(8, p.c_per_group()) * std::min<int64_t>(8, p.k_per_group()));
-    if (pass == Pass::fprop) return {8, 1.7, 0.035 * std::sqrt(idle)};
-    return {18, 2.8, 0.035 * idle};
+    // oneDNN blocks channels by eight; with fewer it falls back, far in the backward passes and with groups.
+    const double c = double(std::min<int64_t>(8, p.c_per_group())), k = double(std::min<int64_t>(8, p.k_per_group()));
+    const double grouped = p.groups > 1 && c < 8 ? 2 : 1;
+    if (pass == Pass::fprop) return {8, k < 8 ? 1.7 : 0.3, 0.028 * grouped * 8 / k};
+    return {18, c < 8 || k < 8 ? 2.8 : 0.6, 0.028 * grouped * 64 / (c * k)};
   }
   if (pass == Pass::fprop) return nchw ? Rate{50, 0.46, 0.052} : Rate{40, 0.22, 0.079};
   if (pass == Pass::dgrad) return nchw ? Rate{60, 0.99, 0.053} : Rate{50, 0.74, 0.048};
