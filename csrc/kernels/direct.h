@@ -138,8 +138,7 @@ struct GatherBlock {
   }
 };
 
-// The lattice of a spatial axis triple, taps in `Tap` mode or positions, for digits (outer, d, h, w) or (d, h, w,
-// outer).
+// Where a tap (channel, t, r, s) or, channels last, (t, r, s, channel) lies from its window's origin.
 template <int First>
 FC_DEVICE Lattice<First> tap_lattice(const AxisPhase (&axis)[3], const int64_t (&axis_stride)[3],
                                      int64_t outer_stride) {
@@ -154,6 +153,7 @@ FC_DEVICE Lattice<First> tap_lattice(const AxisPhase (&axis)[3], const int64_t (
   return lattice;
 }
 
+// Where the window's origin of position (sample, d, h, w) lies.
 FC_DEVICE Lattice<1> position_lattice(const AxisPhase (&axis)[3], const Strides& strides) {
   Lattice<1> lattice;
   lattice.base = 0, lattice.stride[0] = strides.batch;

@@ -2,6 +2,8 @@
 // (direct_f32.cu, ...) defines the functions for its T.
 #pragma once
 
+#include <type_traits>
+
 #include "device/launch.h"
 #include "kernels/direct_params.h"
 

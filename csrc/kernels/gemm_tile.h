@@ -3,7 +3,7 @@
 //
 //                  columns (BN)             256 threads = 8 warps; a warp is 4 x 8 threads, a thread owns TM x TN
 //               +----------------+          accumulators in registers. Both operand tiles lie in shared memory as
-//        depth  |   B tile       |          [depth][rows or columns] accumulators-typed elements, twice: while one pair
+//        depth  |   B tile       |          [depth][rows or columns] in the accumulators' type, twice: while one pair
 //        (16)   +----------------+          is multiplied, the next one travels from global memory through registers
 //   +--------+  +----------------+          into the other. One barrier a step.
 //   |        |  |                |

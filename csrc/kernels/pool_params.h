@@ -36,7 +36,7 @@ struct PoolParams {
 struct StagedPoolParams {
   PoolParams pool;
   int planes;
-  int tile[3], tiles[3], patch[3];
+  int tile[3], patch[3];
   int lead;  // patch columns before the first window's first column
   Divisor by_tile[3], by_patch[3], by_tiles[3];
   int patch_vectors;  // of a row

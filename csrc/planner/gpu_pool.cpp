@@ -229,9 +229,8 @@ Prepared<PoolProblem> prepare_staged(const PoolProblem& p, Pass pass, const Plan
   params.planes = int(s.planes), params.lead = int(s.lead);
   for (int i = 0; i < 3; ++i) {
     params.tile[i] = int(s.tile[i]), params.patch[i] = int(s.patch[i]);
-    params.tiles[i] = int(ceil_div(p.out[i], s.tile[i]));
     params.by_tile[i] = Divisor(params.tile[i]), params.by_patch[i] = Divisor(params.patch[i]);
-    params.by_tiles[i] = Divisor(params.tiles[i]);
+    params.by_tiles[i] = Divisor(ceil_div(p.out[i], s.tile[i]));
   }
   Prepared<PoolProblem> prepared;
   prepared.launch = StagedPoolRun{p, params, staged_blocks(p, s), s.bytes, options.device};
