@@ -114,7 +114,8 @@ struct GatherConfig {
       std::conditional_t<FilterAlongRows, AlongTile<T, Tile::rows, vector>, AlongDepth<T, Tile::rows, vector>>;
   using SourceSweep =
       std::conditional_t<channels_last<walk>, AlongDepth<T, Tile::columns, vector>, AlongTile<T, Tile::columns, 1>>;
-  static constexpr int blocks = resident_blocks<T, Tile, SourceSweep>;
+  // Element by element along the channels takes a place for each of many columns: registers for one block.
+  static constexpr int blocks = walk == Access::nhwc ? 1 : resident_blocks<T, Tile, SourceSweep>;
   using Filter = Operand<T, FilterSweep, Tile::rows, first_axis, int64_t>;
   using Source = Operand<T, SourceSweep, Tile::columns, first_axis, Spot>;
 };
