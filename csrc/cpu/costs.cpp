@@ -33,8 +33,10 @@ Rate direct_conv_rate(const ConvProblem& p, Pass pass) {
   return {0.5, 0, each + row / double(p.out[2])};
 }
 
-Rate depthwise_rate(Pass pass) {
+Rate depthwise_rate(const ConvProblem& p, Pass pass) {
   if (pass == Pass::wgrad) return {3, 0.35, 0.042};
+  // In NHWC copying the source into bands costs most where few outputs use it.
+  if (pass == Pass::fprop && p.layout == Layout::nhwc && p.stride[2] > 1) return {3, 0.4, 0.04};
   return {3, pass == Pass::fprop ? 0.21 : 0.27, 0.04};
 }
 
@@ -53,7 +55,7 @@ Rate aten_conv_rate(const ConvProblem& p, Pass pass, bool depthwise) {
   if (!depthwise) {
     // oneDNN blocks channels by eight; with fewer it falls back, far in the backward passes and with groups.
     const double c = double(std::min<int64_t>(8, p.c_per_group())), k = double(std::min<int64_t>(8, p.k_per_group()));
-    const double grouped = p.groups > 1 && c < 8 ? 2 : 1;
+    const double grouped = p.groups > 1 && c < 8 ? nchw ? 2 : 1.2 : 1;
     if (pass == Pass::fprop) return {8, k < 8 ? 1.7 : 0.3, 0.028 * grouped * 8 / k};
     return {18, c < 8 || k < 8 ? 2.8 : 0.6, 0.028 * grouped * 64 / (c * k)};
   }
@@ -113,7 +115,7 @@ Cost conv_cost(const ConvProblem& p, Pass pass, const PlanOptions& options, Make
   const Rate rate = maker == Maker::aten      ? aten_conv_rate(p, pass, depthwise)
                     : maker == Maker::direct  ? direct_conv_rate(p, pass)
                     : maker == Maker::blocked ? blocked_rate(p, pass)
-                                              : depthwise_rate(pass);
+                                              : depthwise_rate(p, pass);
   const int64_t samples = pass == Pass::wgrad ? 1 : p.n;
   const double unfilled = maker == Maker::fast ? filled(p.layout, samples, p.k) : 1;
   return total(rate, elements * unfilled, taps * unfilled, dtype_factor(p.dtype, maker, depthwise), p.flops(pass),
