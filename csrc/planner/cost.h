@@ -36,7 +36,4 @@ inline Cost operator+(const Cost& a, const Cost& b) {
   return {a.microseconds + b.microseconds, a.flops + b.flops, a.bytes + b.bytes};
 }
 
-// Dearer than any kernel that accepts: PyTorch runs what is left.
-constexpr double aten_microseconds = 1e12;
-
 }  // namespace fastconv::planner

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "planner/aten.h"
+
 namespace fastconv {
 namespace {
 
@@ -100,11 +102,13 @@ std::string Plan<Problem>::explain() const {
     char line[64];
     snprintf(line, sizeof line, "    %-22s ", candidate.kernel.c_str());
     page += line;
-    if (candidate.accepted) {
+    if (!candidate.accepted) {
+      page += "refused: " + candidate.reason;
+    } else if (candidate.cost.microseconds >= last_resort_microseconds) {
+      page += "accepted, the last resort";
+    } else {
       snprintf(line, sizeof line, "accepted, predicted %.1f us", candidate.cost.microseconds);
       page += line;
-    } else {
-      page += "refused: " + candidate.reason;
     }
     page += "\n";
   }
