@@ -20,6 +20,7 @@ test: build
 
 # Hours, not minutes: rigorous suites under every schedule, the race checker, the sanitizers, fuzzing.
 test-all: test
+	$(PY) -m pip install --quiet --no-deps nvidia-cutlass # CuTe's layouts, a second opinion on ours
 	$(PY) -m pytest -n 2 -m slow $(ARGS)
 	$(MAKE) sanitize
 
