@@ -5,6 +5,7 @@ FASTCONV_ARCHITECTURES is passed on ("80-real;90a-real"); CMAKE_ARGS holds furth
 """
 
 import contextlib
+import functools
 import hashlib
 import importlib.util
 import os
@@ -26,6 +27,12 @@ REQUIRE_CUDA = os.environ.get("FASTCONV_REQUIRE_CUDA", "").upper() in ("1", "ON"
 PYPI_TOOLKIT = [f"nvidia-{part}==13.0.*" for part in ("cuda-nvcc", "nvvm", "cuda-crt", "cuda-runtime", "cuda-cccl")]
 
 
+def runs(nvcc: Path) -> bool:
+    """Whether it is a compiler, and not a wrapper or a link that outlived its toolkit."""
+    return nvcc.is_file() and subprocess.run([nvcc, "--version"], capture_output=True).returncode == 0
+
+
+@functools.cache
 def find_nvcc() -> Path | None:
     """The nvcc to use: CUDACXX, CUDA_HOME, PATH, the usual place, then the PyPI packages."""
     named = [os.environ.get("CUDACXX"), shutil.which("nvcc"), "/usr/local/cuda/bin/nvcc"]
@@ -34,7 +41,7 @@ def find_nvcc() -> Path | None:
     spec = importlib.util.find_spec("nvidia")
     roots = list(spec.submodule_search_locations) if spec else []
     found = (Path(path) for path in [*named, *(f"{root}/cu13/bin/nvcc" for root in roots)] if path)
-    return next((path for path in found if path.is_file()), None)
+    return next((path for path in found if runs(path)), None)
 
 
 def build_requirements() -> list[str]:
