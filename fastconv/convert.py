@@ -179,7 +179,6 @@ class Report:
 
     def __str__(self) -> str:
         """A line a layer."""
-        """A line a layer."""
         lines = [f"{self.converted} of {len(self.layers)} convolution and pooling layers run on fastconv"]
         width = max((len(layer.name) for layer in self.layers), default=0)
         for layer in self.layers:
