@@ -111,7 +111,7 @@ class Driver:
     def kernels(self, case: ConvCase, dtype: str) -> list[str]:
         """The convolution kernels that are built for the dtype and made for the case."""
         names = [name for name, _ in self.module.conv_kernels() if name.startswith("direct")]
-        names = [name for name in names if dtype == "float32" or name != "direct_128x128"]
+        names = [name for name in names if dtype == "float32" or name != "direct_128x64"]
         return [*names, "depthwise"] if case.c == case.k == case.groups else names
 
     def put(self, tensor: Tensor, layout: str, offset: int = 0) -> Tensor:

@@ -4,6 +4,7 @@
 
 #include "device/async.h"
 #include "device/atomic.h"
+#include "device/index.h"
 #include "device/launch.h"
 #include "device/math.h"
 #include "device/memory.h"

@@ -127,7 +127,7 @@ struct GatherBlock {
   AxisPhase axis[3];
 
   FC_DEVICE GatherBlock(const GatherParams& p, int tile_rows, int tile_columns) {
-    int index = int(blockIdx.x);
+    int index = fresh_block_index();
     first_row = index % p.row_tiles * tile_rows, index /= p.row_tiles;
     first_column = int64_t(index % p.column_tiles) * tile_columns, index /= p.column_tiles;
     group = index % p.groups, index /= p.groups;
@@ -178,8 +178,8 @@ FC_DEVICE Extents tap_extents(const AxisPhase (&axis)[3], int channels) {
 
 // The bias is added and the result narrowed; digits of the columns give their place in the output.
 template <class Config, class Sums, class A>
-FC_DEVICE void gather_epilogue(const GatherParams& p, const GatherBlock& block, const Extents& positions,
-                               const Sums& sums, const Shared<A>& scratch) {
+FC_DEVICE void gather_epilogue(const GatherParams& p, const GatherBlock& block, const Sums& sums,
+                               const Shared<A>& scratch) {
   using T = typename Config::T;
   Lattice<1> lattice;
   lattice.base = block.group * p.out_strides.group, lattice.stride[0] = p.out_strides.batch;
@@ -188,6 +188,7 @@ FC_DEVICE void gather_epilogue(const GatherParams& p, const GatherBlock& block, 
     lattice.base += block.axis[i].out_first * p.out_strides.axis[i];
     lattice.stride[i + 1] = block.axis[i].out_step * p.out_strides.axis[i];
   }
+  const Extents positions{{int(p.batch), block.axis[0].positions, block.axis[1].positions, block.axis[2].positions}};
   const auto column_offset = [&](int column) {
     const Position position = Position::at(block.first_column + column, positions);
     return position.within(positions) ? lattice.offset(position) : int64_t(-1);
@@ -257,7 +258,7 @@ void direct_gather(const FC_GRID_CONSTANT GatherParams p) {
     const int steps = int((taps.volume() + Tile::depth - 1) / Tile::depth);
     sums.accumulate(filter, source, filter_tiles, source_tiles, steps);
   }
-  gather_epilogue<Config>(p, block, positions, sums, source_tiles);
+  gather_epilogue<Config>(p, GatherBlock(p, Tile::rows, Tile::columns), sums, source_tiles);
 }
 
 // wgrad. NCHW: both operands lie along the depth (pixels); channels last: along the tile (channels), in vectors.

@@ -10,7 +10,7 @@ namespace fastconv::kernels {
 template <class T, class Visit>
 void visit_tile(DirectTile tile, Visit&& visit) {
   if constexpr (has_tile<T>(DirectTile::large)) {
-    if (tile == DirectTile::large) return visit(Tile<128, 128, 8, 8>{});
+    if (tile == DirectTile::large) return visit(Tile<128, 64, 8, 4>{});
   }
   if (tile == DirectTile::flat) return visit(Tile<16, 128, 4, 2>{});
   visit(Tile<64, 64, 4, 4>{});

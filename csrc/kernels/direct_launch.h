@@ -18,7 +18,7 @@ struct TileShape {
 constexpr int direct_depth = 16, direct_threads = 256;
 // Every tile, and the dtypes that have it: `large` spills in float64, and 16-bit types have no use for it.
 constexpr TileShape direct_tiles[] = {
-    {DirectTile::square, 64, 64}, {DirectTile::flat, 16, 128}, {DirectTile::large, 128, 128}};
+    {DirectTile::square, 64, 64}, {DirectTile::flat, 16, 128}, {DirectTile::large, 128, 64}};
 template <class T>
 constexpr bool has_tile(DirectTile tile) {
   return tile != DirectTile::large || std::is_same_v<T, float>;

@@ -8,7 +8,7 @@
 //   +--------+  +----------------+          into the other. One barrier a step.
 //   |        |  |                |
 //   | A tile |  |  accumulators  |  rows    Per step and block: 2 * BM * BN * 16 FLOP for 16 * (BM + BN) elements
-//   |        |  |                |  (BM)    loaded; 64 x 64 in float32 is 16 FLOP a byte, 128 x 128 is 32.
+//   |        |  |                |  (BM)    loaded; 64 x 64 in float32 is 16 FLOP a byte, 128 x 64 is 21.
 //   +--------+  +----------------+
 #pragma once
 
@@ -203,8 +203,10 @@ struct Accumulators {
   FC_DEVICE int row(int i) const { return first_row + i / row_width * row_spread + i % row_width; }
   FC_DEVICE int column(int j) const { return first_column + j / column_width * column_spread + j % column_width; }
 
+  // One step: its products are summed first, so that rounding errors are those of sums of Tile::depth and of steps.
   template <class OperandA, class OperandB>
   FC_DEVICE void multiply(const Shared<A>& a_tile, const Shared<A>& b_tile) {
+    A partial[rows][columns] = {};
     FC_UNROLL
     for (int k = 0; k < Tile::depth; ++k) {
       A a[rows], b[columns];
@@ -213,8 +215,13 @@ struct Accumulators {
       FC_UNROLL
       for (int i = 0; i < rows; ++i) {
         FC_UNROLL
-        for (int j = 0; j < columns; ++j) sum[i][j] = fma(a[i], b[j], sum[i][j]);
+        for (int j = 0; j < columns; ++j) partial[i][j] = fma(a[i], b[j], partial[i][j]);
       }
+    }
+    FC_UNROLL
+    for (int i = 0; i < rows; ++i) {
+      FC_UNROLL
+      for (int j = 0; j < columns; ++j) sum[i][j] += partial[i][j];
     }
   }
 

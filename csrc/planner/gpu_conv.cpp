@@ -363,7 +363,7 @@ void set_strides(GatherParams& params, const ConvProblem& p, bool transposed) {
 std::vector<Kernel<ConvProblem>> direct_conv_kernels() {
   return {direct_entry<DirectTile::square>("direct_64x64", "implicit GEMM on CUDA cores, 64x64 tile: any problem"),
           direct_entry<DirectTile::flat>("direct_16x128", "the same, 16x128 tile: few output channels or small groups"),
-          direct_entry<DirectTile::large>("direct_128x128", "the same, 128x128 tile: float32, many channels"),
+          direct_entry<DirectTile::large>("direct_128x64", "the same, 128x64 tile: float32, many channels"),
           depthwise_entry(),
           {"bias_sum", "bias gradient: ordered two-stage reduction", refuse_bias, cost_bias, prepare_bias}};
 }
