@@ -1,7 +1,8 @@
 """How close is close enough: the one tolerance rule, and makers of test tensors.
 
-The oracle is float64, never ourselves. A result may be at most twice as far from it as torch's own operator at the same
-dtype is, plus a small floor for where torch happens to be exact.
+The oracle is never ourselves: float64, and for the tests of convolution sums in longdouble (tests/oracle.py), or float64
+would be judged by torch's rounding errors. A result may be at most twice as far from it as torch's own operator at the
+same dtype is, plus a small floor for where torch happens to be exact.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def assert_close_to_float64(ours: Tensor, theirs: Tensor, exact: Tensor, what: s
     Args:
         ours: fastconv's result.
         theirs: torch's own at the same dtype.
-        exact: torch's own on the same (rounded) operands in float64.
+        exact: the result for the same (rounded) operands in float64 or better.
         what: named in the message.
 
     Raises:
