@@ -78,13 +78,6 @@ struct Planes {
   }
 };
 
-// A depthwise fprop or dgrad. A task is one band of one output slice of one block.
-struct Depthwise {
-  Correlation problem;
-  Planes planes;
-  const Band* band;
-};
-
 // A depthwise wgrad. A task is some of the channel blocks, over some of the bands of all samples; with more than one
 // split each writes its sums to the workspace, and a second stage adds them in order.
 struct DepthwiseGradient {

@@ -1,4 +1,6 @@
-// The table's "depthwise" entry: one filter a channel, on bands in cache (cpu/band.h).
+// The table's "depthwise" entry: one filter a channel; each layout has its own kernels (cpu/depthwise.h).
+#include "cpu/depthwise.h"
+
 #include <algorithm>
 #include <memory>
 
@@ -15,7 +17,9 @@ std::string refuse(const ConvProblem& p, Pass pass, const PlanOptions&) {
   if (p.c_per_group() != 1) return concat(p.c_per_group(), " input channels per group: not depthwise");
   if (pass == Pass::dgrad && p.k_per_group() != 1)
     return concat(p.k_per_group(), " filters a channel: dgrad takes one");
-  return refuse_band(correlation(p, pass == Pass::dgrad ? pass : Pass::fprop).axis, accumulator_size(p.dtype));
+  const Correlation task = correlation(p, pass == Pass::dgrad ? pass : Pass::fprop);
+  if (pass == Pass::wgrad) return refuse_band(task.axis, accumulator_size(p.dtype));
+  return p.layout == Layout::nchw ? refuse_planar(task.axis, accumulator_size(p.dtype)) : refuse_phases(task.axis);
 }
 
 Cost cost(const ConvProblem& p, Pass pass, const PlanOptions& options) {
@@ -51,28 +55,50 @@ Prepared<ConvProblem> prepare_wgrad(const ConvProblem& p, const PlanOptions& opt
                  " splits")};
 }
 
+Prepared<ConvProblem> prepare_planar(const ConvProblem& p, Pass pass, const PlanOptions& options) {
+  PlanarDepthwise task{correlation(p, pass), pass == Pass::fprop ? p.k : p.c, p.k_per_group(), nullptr};
+  const auto plan = std::make_shared<PlanarPlan>(task.problem.axis, accumulator_size(p.dtype));
+  const Planar& planar = plan->planar();
+  task.planar = &planar;
+  const int threads = usable_threads(options.threads, cost(p, pass, options).microseconds > kSerialMicroseconds);
+  const int64_t tasks = p.n * task.channels * planar.axis[0].out * planar.bands;
+  return {[task, plan, tasks, threads](const ConvArgs& args) {
+            PlanarDepthwise run = task;
+            run.problem.src = args.a, run.problem.w = args.b, run.problem.bias = args.bias, run.problem.dst = args.out;
+            parallel_for(tasks, tasks / 64 + 1, threads, kernels().planar_depthwise, &run);
+          },
+          0, concat(threads, " thread", threads == 1 ? "" : "s", ", ", tasks, " bands of ", planar.height, " rows")};
+}
+
+Prepared<ConvProblem> prepare_pixels(const ConvProblem& p, Pass pass, const PlanOptions& options) {
+  PixelDepthwise task{
+      correlation(p, pass), pass == Pass::fprop ? p.k : p.c, p.k_per_group(), volume(p.filter), {}, nullptr};
+  const auto phases = std::make_shared<Phases>(task.problem.axis);
+  for (int i = 0; i < 3; ++i) task.phase[i] = phases->axis[i].data();
+  const int threads = usable_threads(options.threads, cost(p, pass, options).microseconds > kSerialMicroseconds);
+  const int64_t tasks = p.n * task.problem.axis[0].out * task.problem.axis[1].out;
+  return {[task, phases, tasks, threads](const ConvArgs& args) {
+            PixelDepthwise run = task;
+            run.problem.src = args.a, run.problem.w = args.b, run.problem.bias = args.bias, run.problem.dst = args.out;
+            run.packed = args.workspace;
+            kernels().pixel_pack(&run, 0, run.channels);
+            parallel_for(tasks, tasks / 64 + 1, threads, kernels().pixel_depthwise, &run);
+          },
+          (task.taps + 1) * task.channels * accumulator_size(p.dtype),
+          concat(threads, " thread", threads == 1 ? "" : "s", ", ", tasks, " rows")};
+}
+
 Prepared<ConvProblem> prepare(const ConvProblem& p, Pass pass, const PlanOptions& options) {
   if (pass == Pass::wgrad) return prepare_wgrad(p, options);
-  Depthwise task{correlation(p, pass), {p.layout, p.n, pass == Pass::fprop ? p.k : p.c, p.k_per_group()}, nullptr};
-  if (p.k_per_group() > 1) task.problem.w_group = task.problem.w_dst;  // by output channel
-  const auto plan = std::make_shared<BandPlan>(task.problem.axis, accumulator_size(p.dtype));
-  const Band& band = plan->band();
-  task.band = &band;
-  const int threads = usable_threads(options.threads, cost(p, pass, options).microseconds > kSerialMicroseconds);
-  const int64_t tasks = task.planes.blocks() * band.axis[0].out * band.bands;
-  return {[task, plan, tasks, threads](const ConvArgs& args) {
-            Depthwise run = task;
-            run.problem.src = args.a, run.problem.w = args.b, run.problem.bias = args.bias, run.problem.dst = args.out;
-            parallel_for(tasks, tasks / 64 + 1, threads, kernels().depthwise, &run);
-          },
-          0, concat(threads, " thread", threads == 1 ? "" : "s", ", ", tasks, " bands of ", band.height, " rows")};
+  return p.layout == Layout::nchw ? prepare_planar(p, pass, options) : prepare_pixels(p, pass, options);
 }
 
 }  // namespace
 
 Kernel<ConvProblem> depthwise_entry() {
-  return {"depthwise", "one filter a channel, any stride and dilation; vectors of channels, bands of rows in cache",
-          refuse, cost, prepare};
+  return {"depthwise",
+          "one filter a channel, any stride and dilation; vectors along the width (NCHW) or of channels (NHWC)", refuse,
+          cost, prepare};
 }
 
 }  // namespace fastconv::cpu

@@ -17,7 +17,9 @@ inline __attribute__((always_inline)) int64_t most(int64_t a, int64_t b) { retur
 void direct_correlation(const void* context, int64_t begin, int64_t end);
 void direct_weight_gradient(const void* context, int64_t begin, int64_t end);
 void bias_gradient(const void* context, int64_t begin, int64_t end);
-void depthwise(const void* context, int64_t begin, int64_t end);
+void planar_depthwise(const void* context, int64_t begin, int64_t end);
+void pixel_depthwise(const void* context, int64_t begin, int64_t end);
+void pixel_pack(const void* context, int64_t begin, int64_t end);
 void depthwise_gradient(const void* context, int64_t begin, int64_t end);
 void depthwise_gradient_sum(const void* context, int64_t begin, int64_t end);
 void banded_max_pool(const void* context, int64_t begin, int64_t end);

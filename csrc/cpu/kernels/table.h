@@ -12,7 +12,9 @@ struct Kernels {
   Task direct_correlation;      // Correlation; a task is one row of one output channel
   Task direct_weight_gradient;  // WeightGradient; a task is one (k, c) filter
   Task bias_gradient;           // BiasGradient; a task is one channel
-  Task depthwise;               // Depthwise
+  Task planar_depthwise;        // PlanarDepthwise
+  Task pixel_depthwise;         // PixelDepthwise
+  Task pixel_pack;
   Task depthwise_gradient;      // DepthwiseGradient
   Task depthwise_gradient_sum;
   Task blocked_pack;  // Blocked

@@ -1,0 +1,100 @@
+// Depthwise convolution: one filter a channel. Each layout has kernels of its own, because the lanes of a vector must
+// lie side by side in memory: "planar" ones for NCHW (lanes along the width), "pixel" ones for NHWC (lanes are
+// channels).
+//
+// The outputs of an axis fall into phases: one for a forward window, `stride` of them for its transpose (dgrad),
+// because outputs that far apart use the same taps. So no kernel ever multiplies by the zeros that a transposed stride
+// inserts.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "cpu/geometry.h"
+
+namespace fastconv::cpu {
+
+// One phase of one axis: its output i is output `phase + i*div` of the axis, and its t-th tap (t < taps) reads source
+// `first + i*mul + t*apart` through tap `tap + t*tap_step` of the filter: in the order of the source.
+struct PhaseAxis {
+  int64_t outputs, mul, first, apart, taps, tap, tap_step;
+};
+
+// All phases of the three axes.
+struct Phases {
+  std::vector<PhaseAxis> axis[3];
+  explicit Phases(const AxisMap (&axis)[3]);
+};
+
+// Empty, or why: extents so large that the phases cannot be listed.
+std::string refuse_phases(const AxisMap (&axis)[3]);
+
+// Filter rows that read the source rows of each other's outputs: row m of output i reads what row m-1 of output
+// i + Planar::share does.
+struct Strip {
+  int64_t offset,
+      rows;  // offset: elements, from the scratch row of output 0 of a band to that of the strip's first row
+};
+
+struct PlanarPhase {
+  int64_t first_strip, strips;
+  int64_t first_weight;           // a strip has rows * columns of them, one strip after the other
+  int64_t first_column, columns;  // of the filter
+};
+
+// NCHW. A task copies the source rows that a band of output rows needs into scratch that stays in L1: converted to the
+// accumulator type, padded, and with each row split into `mul` lines by its columns' residue modulo the column step, so
+// that neighbouring outputs read neighbours whatever the stride.
+struct Planar {
+  AxisMap axis[3];
+  const PhaseAxis* phase[3];
+  int64_t lead, line;                  // of a line: elements before source column 0, and in all
+  int64_t row, rows, slots, elements;  // elements of a scratch row, rows of a slice, slices, elements in all
+  int64_t top;                         // source row at the top of the band that starts with output row 0
+  int64_t height, bands;               // rows of one phase in a band, bands in an output slice
+  int64_t share, next;                 // `next`: elements from one row of a strip to the next
+  int64_t out_line;                    // elements of one phase of an output row, in scratch
+  int64_t taps;
+  const PlanarPhase* phases;  // [axis[0].div][axis[1].div][axis[2].div]
+  const Strip* strips;
+  const int64_t* columns;  // offset of a column's source from output 0's line
+  const int64_t* weights;  // taps of the filter, in the order of use
+};
+
+constexpr int64_t kSlack = 64;  // elements that a vector may read or write past the end of a scratch line
+
+class PlanarPlan {
+ public:
+  // `bytes` an element of scratch; lines are padded so that `vector` outputs from a multiple of it on can be read.
+  PlanarPlan(const AxisMap (&axis)[3], int64_t bytes);
+  PlanarPlan(const PlanarPlan&) = delete;
+  const Planar& planar() const { return planar_; }
+
+ private:
+  Phases phases_;
+  Planar planar_{};
+  std::vector<PlanarPhase> listed_;
+  std::vector<Strip> strips_;
+  std::vector<int64_t> columns_, weights_;
+};
+
+// Empty, or why not.
+std::string refuse_planar(const AxisMap (&axis)[3], int64_t bytes);
+
+// fprop or dgrad, NCHW. A task is one band of one output slice of one plane.
+struct PlanarDepthwise {
+  Correlation problem;
+  int64_t channels, multiplier;  // of the output; source channel = channel / multiplier
+  const Planar* planar;
+};
+
+// fprop or dgrad, NHWC. A task is one output row of all channels; before them, `pixel_pack` packs the weights, a task a
+// channel: [tap][channel] and the bias, in the accumulator type.
+struct PixelDepthwise {
+  Correlation problem;
+  int64_t channels, multiplier, taps;
+  const PhaseAxis* phase[3];
+  void* packed;  // workspace
+};
+
+}  // namespace fastconv::cpu

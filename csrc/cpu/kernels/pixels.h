@@ -1,0 +1,58 @@
+// Where the pixel kernels (NHWC, cpu/depthwise.h) find their sources: taps on padding are left out, so nothing is
+// copied or padded.
+#pragma once
+
+#include "cpu/depthwise.h"
+#include "cpu/kernels/convert.h"
+
+namespace fastconv::cpu::FASTCONV_ISA {
+namespace {
+
+// A row of the source, and the first tap of the filter row that reads it.
+template <class T>
+struct SourceRow {
+  const T* source;
+  int64_t tap;
+};
+
+// The rows that output (d, h) reads, in the order of the filter; returns how many.
+template <class T>
+int64_t source_rows(const AxisMap (&axis)[3], const PhaseAxis* const (&phase)[3], int64_t d, int64_t h, const T* sample,
+                    const Strides& strides, SourceRow<T>* rows) {
+  const PhaseAxis &depth = phase[0][d % axis[0].div], &height = phase[1][h % axis[1].div];
+  int64_t count = 0;
+  for (int64_t t = 0; t < depth.taps; ++t) {
+    const int64_t slice = depth.first + d / axis[0].div * depth.mul + t * depth.apart;
+    if (slice < 0 || slice >= axis[0].in) continue;
+    for (int64_t r = 0; r < height.taps; ++r) {
+      const int64_t row = height.first + h / axis[1].div * height.mul + r * height.apart;
+      if (row < 0 || row >= axis[1].in) continue;
+      const int64_t tap = (depth.tap + t * depth.tap_step) * axis[1].taps + height.tap + r * height.tap_step;
+      rows[count++] = {sample + slice * strides.at[0] + row * strides.at[1], tap * axis[2].taps};
+    }
+  }
+  return count;
+}
+
+struct Range {
+  int64_t first, last;  // half open
+};
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return a > 0 ? (a + b - 1) / b : 0; }  // 0 for what is negative
+
+// The i in [0, count) for which 0 <= start + i*step < end.
+inline Range inside(int64_t start, int64_t step, int64_t end, int64_t count) {
+  const int64_t first = least(ceil_div(-start, step), count);
+  return {first, most(first, least(ceil_div(end - start, step), count))};
+}
+
+// The outputs of a phase all of whose taps are inside.
+inline Range inner_outputs(const PhaseAxis& p, int64_t in) {
+  const int64_t low = p.first, high = p.first + (p.taps - 1) * p.apart;
+  const Range left = inside(low, p.mul, in, p.outputs), right = inside(high, p.mul, in, p.outputs);
+  const int64_t first = most(left.first, right.first);
+  return {first, most(first, least(left.last, right.last))};
+}
+
+}  // namespace
+}  // namespace fastconv::cpu::FASTCONV_ISA
