@@ -108,11 +108,11 @@ class Driver:
     module: ModuleType
     device: str
 
-    def kernels(self, case: ConvCase, dtype: str) -> list[str]:
-        """The convolution kernels that are built for the dtype and made for the case."""
-        names = [name for name, _ in self.module.conv_kernels() if name.startswith("direct")]
-        names = [name for name in names if dtype == "float32" or name != "direct_128x64"]
-        return [*names, "depthwise"] if case.c == case.k == case.groups else names
+    def kernels(self, case: ConvCase, pass_: str, dtype: str, layout: str) -> list[str]:
+        """The kernels that accept a pass of the case, all but PyTorch's."""
+        problem = self.module.ConvProblem(**case.arguments(dtype, layout))
+        found = self.module.conv_plan(problem, pass_).candidates
+        return [each.kernel for each in found if each.accepted and each.kernel != "aten"]
 
     def put(self, tensor: Tensor, layout: str, offset: int = 0) -> Tensor:
         """A copy on the device, dense in the layout, misaligned by ``offset`` elements."""

@@ -53,8 +53,12 @@ def counted_conv(driver: Driver, case: ConvCase, pass_: str, dtype: str, layout:
 @pytest.mark.parametrize("pass_", ["fprop", "dgrad", "wgrad"])
 @pytest.mark.parametrize("case", CONV, ids=lambda case: case.name)
 def test_convolution(driver: Driver, case: ConvCase, pass_: str, dtype: str, layout: str) -> None:
-    for kernel in driver.kernels(case, dtype):
+    for kernel in driver.kernels(case, pass_, dtype, layout):
         counted_conv(driver, case, pass_, dtype, layout, kernel)
+        if kernel.startswith("igemm"):
+            # Padding is not loaded and a tap's channels are whole sectors: nothing is left to be gained.
+            assert_within(f"igemm_{pass_}", 1.0, 1.0, 1.0)
+            continue
         loads = LOADS
         if pass_ == "dgrad" and layout == "nchw" and case.filter != (1, 1):
             # KCRS read for [c, (k r s)]: runs of R * S elements, neighbouring sectors served by L1.

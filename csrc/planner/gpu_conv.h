@@ -9,6 +9,18 @@ namespace fastconv::planner {
 inline int64_t accumulator_bytes(DType dtype) { return dtype == DType::f64 ? 8 : 4; }
 inline int64_t vector_elements(DType dtype) { return dtype == DType::f64 ? 2 : 4; }
 
+// The implicit GEMM of a pass, per group: rows x columns, summed over depth; columns and depth of the longest phase.
+struct Gemm {
+  int64_t rows = 0, columns = 0, depth = 0, phases = 1;
+};
+Gemm gemm_of(const ConvProblem& p, Pass pass);
+
+// A block's share of it.
+struct BlockTile {
+  int rows = 0, columns = 0;
+};
+int64_t tiles_of(const ConvProblem& p, const Gemm& gemm, const BlockTile& tile);
+
 // fprop's axis (source x) or dgrad's (source gy). With one position the stride means nothing, with one tap the
 // dilation.
 kernels::DirectAxis axis_of(const ConvProblem& p, int i, bool transposed);
@@ -19,14 +31,24 @@ std::string refuse_size(const ConvProblem& p);
 
 // wgrad sums the positions in slices: as many as two blocks an SM leave room for, with `tiles` blocks each, none
 // shorter than 256 positions nor longer than 8192 (a float32 sum of more loses digits), within the workspace allowed:
-// by the caller, else 64 MiB.
+// by the caller, else 64 MiB. A slice is a multiple of `unit` positions long.
 struct Slices {
   int64_t count = 1, length = 0;
 };
-Slices slices_of(const ConvProblem& p, int64_t tiles, const PlanOptions& options);
+Slices slices_of(const ConvProblem& p, int64_t tiles, const PlanOptions& options, int64_t unit = 16);
 // The second stage of wgrad and bgrad: adds up the slices in the workspace.
 void sum_slices(DType dtype, const ConvArgs& args, int64_t elements, int64_t slices);
 
-Kernel<ConvProblem> depthwise_entry();  // gpu_depthwise.cpp
+// What every launch of a pass needs besides the addresses. `vector`: elements that a vector store writes.
+kernels::GatherParams gather_params(const ConvProblem& p, Pass pass, const BlockTile& tile, int64_t vector);
+kernels::WgradParams wgrad_params(const ConvProblem& p, const BlockTile& tile, const Slices& slices, int64_t vector);
+// Names the memory of fprop or dgrad, and of wgrad.
+void name_gather_regions(device::Launch& launch, const ConvProblem& p, Pass pass, const ConvArgs& args);
+void name_wgrad_regions(device::Launch& launch, const ConvProblem& p, const kernels::WgradParams& params);
+
+std::vector<Kernel<ConvProblem>> direct_entries();  // gpu_direct.cpp
+std::vector<Kernel<ConvProblem>> igemm_entries();   // gpu_igemm.cpp
+Kernel<ConvProblem> depthwise_entry();              // gpu_depthwise.cpp
+Kernel<ConvProblem> bias_entry();                   // gpu_bias.cpp
 
 }  // namespace fastconv::planner

@@ -172,7 +172,7 @@ Prepared<ConvProblem> prepare(const ConvProblem& p, Pass pass, const PlanOptions
 }  // namespace
 
 Kernel<ConvProblem> depthwise_entry() {
-  return {"depthwise", "one channel a group: a thread a result, no GEMM", refuse, cost, prepare};
+  return {"depthwise", "one channel a group: a thread a result, no GEMM", refuse, cost, prepare, "depthwise"};
 }
 
 }  // namespace fastconv::planner

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <utility>
 
 #include "planner/aten.h"
 
@@ -43,6 +44,22 @@ void require_known(const std::string& name) {
   throw InvalidArgument(concat("kernel: '", name, "' is not in this backend's table (", known, ")"));
 }
 
+// The family that would be chosen for the reference batch; null where the bits of a sample are not promised (wgrad sums
+// over the batch), or where that choice has no family.
+template <class Problem>
+const char* family_of(Problem problem, Pass pass, const PlanOptions& options) {
+  if (pass != Pass::fprop && pass != Pass::dgrad) return nullptr;
+  if (problem.n > 0) problem.n = kReferenceBatch;
+  const Kernel<Problem>* best = nullptr;
+  double least = 0;
+  for (const auto& kernel : table<Problem>()) {
+    if (!kernel.refuse(problem, pass, options).empty()) continue;
+    const double cost = kernel.cost(problem, pass, options).microseconds;
+    if (!best || cost < least) best = &kernel, least = cost;
+  }
+  return best ? best->family : nullptr;
+}
+
 }  // namespace
 
 template <class Problem>
@@ -69,8 +86,13 @@ Plan<Problem> make_plan(const Problem& problem, Pass pass, const PlanOptions& op
   std::vector<Candidate*> order;
   for (auto& candidate : plan.candidates)
     if (candidate.accepted) order.push_back(&candidate);
-  std::stable_sort(order.begin(), order.end(),
-                   [](auto* a, auto* b) { return a->cost.microseconds < b->cost.microseconds; });
+  const char* family = options.kernel.empty() ? family_of(problem, pass, options) : nullptr;
+  const auto outside = [&](const Candidate* candidate) {
+    return family != nullptr && find<Problem>(candidate->kernel)->family != family;
+  };
+  std::stable_sort(order.begin(), order.end(), [&](auto* a, auto* b) {
+    return std::pair(outside(a), a->cost.microseconds) < std::pair(outside(b), b->cost.microseconds);
+  });
   for (Candidate* candidate : order) {
     const auto* kernel = find<Problem>(candidate->kernel);
     if (kernel->prepare) plan.prepared = kernel->prepare(problem, pass, options);
@@ -112,6 +134,9 @@ std::string Plan<Problem>::explain() const {
     }
     page += "\n";
   }
+  if (const char* family = find<Problem>(kernel)->family; family && options.kernel.empty() && pass != Pass::wgrad)
+    page += concat("  family    ", family, ", chosen for a batch of ", kReferenceBatch,
+                   ": a sample's bits do not depend on the batch it comes in\n");
   page += concat("  choice    ", kernel);
   if (!prepared.detail.empty()) page += concat(" (", prepared.detail, ")");
   return page + concat(", workspace ", human(double(prepared.workspace_bytes), "B"), "\n");

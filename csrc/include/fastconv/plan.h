@@ -1,6 +1,7 @@
 // From problem to plan. A backend is a table of kernels; planning is the same for all of them (planner/plan.cpp):
 // every entry accepts or refuses WITH a reason, accepted ones carry a cost, the cheapest is prepared once and then run
-// any number of times.
+// any number of times. Where a result of one sample must not depend on its batch, the cheapest family of kernels is
+// that for a batch of kReferenceBatch; only within the family does the real batch decide.
 #pragma once
 
 #include <functional>
@@ -11,6 +12,8 @@
 #include "fastconv/problem.h"
 
 namespace fastconv {
+
+constexpr int64_t kReferenceBatch = 32;
 
 struct PlanOptions {
   std::string kernel;            // only this entry of the table; empty: the cheapest
@@ -80,6 +83,8 @@ struct Kernel {
   Cost (*cost)(const Problem&, Pass, const PlanOptions&);
   // Null for "aten": the caller runs PyTorch's own operator (the core knows nothing of torch).
   Prepared<Problem> (*prepare)(const Problem&, Pass, const PlanOptions&);
+  // Kernels of one family add up in the same order, so they give the same bits. Null: of none.
+  const char* family = nullptr;
 };
 
 struct Candidate {

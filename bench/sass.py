@@ -1,0 +1,137 @@
+"""What the main loop of every tensor-core kernel in the built ``_cuda`` module issues, from its SASS.
+
+``python -m bench.sass`` disassembles the module with cuobjdump, finds in each kernel the loop with the most HMMA, and
+prints its instructions by kind. What a forward branch may jump over (a change of tap, every few stages) is counted
+apart, as ``seldom``. Exit status 1 if a tensor-core kernel has no HMMA, no LDGSTS where it copies asynchronously, or
+address arithmetic is a third of its loop or more.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.resources import demangle, find_tool
+
+FUNCTION = re.compile(r"^\s*Function : (\S+)$", re.MULTILINE)
+INSTRUCTION = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)\s*([^;]*);", re.MULTILINE)
+PREDICATED = re.compile(r"/\*[0-9a-f]{4,}\*/\s+@!?U?P")
+
+#: kind -> opcodes (the part before the first dot). All others compute addresses, predicates and counters.
+KINDS = {
+    "mma": ("HMMA", "IMMA"),
+    "ldmatrix": ("LDSM",),
+    "copy": ("LDGSTS", "LDGDEPBAR", "DEPBAR", "LDG"),
+    "shared": ("LDS", "STS"),
+    "convert": ("F2FP", "F2F"),
+    "control": ("BAR", "BRA", "WARPSYNC", "BSSY", "BSYNC", "NOP", "ERRBAR"),
+}
+KIND_OF = {opcode: kind for kind, opcodes in KINDS.items() for opcode in opcodes}
+
+
+class Instruction(NamedTuple):
+    """One SASS instruction: its address, opcode with suffixes, operands, and whether it is predicated."""
+
+    address: int
+    opcode: str
+    operands: str
+    predicated: bool
+
+    @property
+    def kind(self) -> str:
+        """Its row in the table."""
+        return KIND_OF.get(self.opcode.partition(".")[0], "address")
+
+    @property
+    def target(self) -> int | None:
+        """Where a branch goes."""
+        found = re.search(r"0x([0-9a-f]+)", self.operands) if self.opcode.startswith("BRA") else None
+        return int(found.group(1), 16) if found else None
+
+
+class Loop(NamedTuple):
+    """The instructions of a loop's body: issued in every round, and those that a branch may skip, by kind."""
+
+    always: Counter[str]
+    seldom: int
+
+    @property
+    def issued(self) -> int:
+        """Instructions of a round."""
+        return sum(self.always.values())
+
+
+def disassemble(module: Path, cuobjdump: str) -> dict[str, list[Instruction]]:
+    """Kernel -> its instructions; of the last architecture in the module where there are several."""
+    dump = subprocess.run([cuobjdump, "-sass", str(module)], capture_output=True, text=True, check=True).stdout
+    parts = FUNCTION.split(dump)
+    found = {}
+    for name, text in zip(parts[1::2], parts[2::2], strict=True):
+        found[name] = [
+            Instruction(int(match[1], 16), match[2], match[3], bool(PREDICATED.match(match[0].strip())))
+            for match in INSTRUCTION.finditer(text)
+        ]
+    return found
+
+
+def main_loop(code: list[Instruction]) -> Loop | None:
+    """The tightest of the loops that have the most HMMA; None where there is no HMMA in a loop.
+
+    What may be skipped counts as seldom unless it copies: only the last stages skip their copies.
+    """
+    backward = [(each.target, each.address) for each in code if each.target is not None and each.target < each.address]
+
+    def body(span: tuple[int, int]) -> list[Instruction]:
+        return [each for each in code if span[0] <= each.address <= span[1]]
+
+    def multiplies(span: tuple[int, int]) -> int:
+        return sum(each.kind == "mma" for each in body(span))
+
+    spans = [span for span in backward if multiplies(span)]
+    if not spans:
+        return None
+    most = max(map(multiplies, spans))
+    loop = body(min((span for span in spans if multiplies(span) == most), key=lambda span: span[1] - span[0]))
+    skipped: set[int] = set()
+    for branch in loop:
+        if branch.predicated and branch.target is not None and branch.address < branch.target <= loop[-1].address:
+            region = [each for each in loop if branch.address < each.address < branch.target]
+            if not any(each.kind in ("mma", "copy") for each in region):
+                skipped |= {each.address for each in region}
+    return Loop(Counter(each.kind for each in loop if each.address not in skipped), len(skipped))
+
+
+def main() -> int:
+    """Print the table; 1 if a kernel breaks a rule, 2 if there is nothing to read."""
+    built = sorted((Path(__file__).parent.parent / "fastconv").glob("_cuda*.so"))
+    modules = [Path(name) for name in sys.argv[1:]] or built
+    cuobjdump = find_tool("cuobjdump")
+    if not modules or not cuobjdump:
+        print("sass:", "no cuobjdump found" if modules else "no _cuda module was built", file=sys.stderr)
+        return 2
+    kernels = {name: code for module in modules for name, code in disassemble(module, cuobjdump).items()}
+    names = dict(zip(kernels, demangle(list(kernels)), strict=True))
+    tensor = {names[name]: code for name, code in kernels.items() if names[name].startswith("kernels::igemm_")}
+    kinds = [*KINDS, "address"]
+    print(f"{'kernel':96}  {'  '.join(f'{kind:>8}' for kind in kinds)}  seldom  mma share  address share")
+    broken = []
+    for name, code in sorted(tensor.items()):
+        loop = main_loop(code)
+        if loop is None:
+            broken.append(f"{name}: no HMMA in a loop")
+            continue
+        address = loop.always["address"] / loop.issued
+        counts = "  ".join(f"{loop.always[kind]:8}" for kind in kinds)
+        print(f"{name:96}  {counts}  {loop.seldom:6}  {loop.always['mma'] / loop.issued:9.2f}  {address:13.2f}")
+        if address >= 1 / 3:
+            broken.append(f"{name}: {address:.2f} of the loop is address arithmetic")
+    print(*broken, sep="\n")
+    return 1 if broken or not tensor else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

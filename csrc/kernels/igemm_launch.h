@@ -1,0 +1,46 @@
+// The planner's door to the tensor-core kernels: which tiles exist, and starting one. One source per dtype
+// (igemm_f16.cu, ...) defines the functions for its T; float32 is computed in tf32.
+#pragma once
+
+#include "device/launch.h"
+#include "kernels/direct_params.h"
+
+namespace fastconv::kernels {
+
+enum class IgemmTile : uint8_t { large, tall, square };
+
+struct IgemmShape {
+  IgemmTile tile;
+  int rows, columns, warp_rows, warp_columns, depth_bytes, stages;
+
+  constexpr int threads() const { return 32 * (rows / warp_rows) * (columns / warp_columns); }
+  // The ring of stages.
+  constexpr int shared_bytes() const { return stages * depth_bytes * (rows + columns); }
+};
+constexpr IgemmShape igemm_tiles[] = {
+    {IgemmTile::large, 128, 128, 64, 32, 128, 3},
+    {IgemmTile::tall, 64, 128, 32, 32, 128, 3},
+    {IgemmTile::square, 64, 64, 32, 32, 64, 4},
+};
+constexpr int igemm_copy_bytes[] = {16, 4, 2};
+// Taps of the depth axis and the height, which share a word of validity bits in fprop and dgrad, and of the width.
+constexpr int igemm_depth_taps = 8, igemm_height_taps = 24, igemm_width_taps = 32;
+
+constexpr IgemmShape shape_of(IgemmTile tile) {
+  for (const IgemmShape& shape : igemm_tiles)
+    if (shape.tile == tile) return shape;
+  return igemm_tiles[0];
+}
+
+// Copies narrower than 16 bytes exist for the square tile only, and never below an element.
+template <class T>
+constexpr bool has_copy(IgemmTile tile, int bytes) {
+  return bytes == 16 || (tile == IgemmTile::square && bytes >= int(sizeof(T)));
+}
+
+template <class T>
+void launch_igemm_gather(IgemmTile tile, int copy_bytes, const device::Launch& launch, const GatherParams& params);
+template <class T>
+void launch_igemm_wgrad(IgemmTile tile, int copy_bytes, const device::Launch& launch, const WgradParams& params);
+
+}  // namespace fastconv::kernels
