@@ -1,8 +1,8 @@
 """How close is close enough: the one tolerance rule, and makers of test tensors.
 
-The oracle is never ourselves: float64, and for the tests of convolution sums in longdouble (tests/oracle.py), or float64
-would be judged by torch's rounding errors. A result may be at most twice as far from it as torch's own operator at the
-same dtype is, plus a small floor for where torch happens to be exact.
+The oracle is never ourselves: float64, and for the tests of convolution sums in longdouble (tests/oracle.py), or else
+float64 would be judged by torch's rounding errors. A result may be at most twice as far from it as torch's own operator
+at the same dtype is, plus a small floor for where torch happens to be exact.
 """
 
 from __future__ import annotations
