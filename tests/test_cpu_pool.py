@@ -148,7 +148,7 @@ def random_pools(draw: st.DrawFn) -> PoolCase:
     if any(p > size // 2 for p, size in zip(padding, window, strict=True)):
         padding = tuple(min(p, size // 2) for p, size in zip(padding, window, strict=True))
     return pool(
-        "fuzz", kind, draw(st.integers(1, 2)), draw(st.integers(1, 19)),
+        "fuzz", kind, draw(st.integers(1, 2)), draw(st.integers(1, 19) | st.sampled_from([32, 37])),
         tuple(draw(st.integers(d * (size - 1) + 1, d * (size - 1) + (40 if rank == 1 else 14 if rank == 2 else 5)))
               for size, d in zip(window, dilation, strict=True)),
         window, tuple(draw(st.integers(1, 4)) for _ in range(rank)), padding, dilation, draw(st.booleans()),

@@ -22,7 +22,7 @@ const std::vector<Kernel<ConvProblem>>& conv_kernels() {
 
 const std::vector<Kernel<PoolProblem>>& pool_kernels() {
   static const std::vector<Kernel<PoolProblem>> table{
-      cpu::direct_pool_entry(), cpu::banded_pool_entry(),
+      cpu::direct_pool_entry(), cpu::vector_pool_entry(),
       aten_entry<PoolProblem>([](const PoolProblem& p, Pass pass, const PlanOptions& options) {
         return cpu::pool_cost(p, pass, options, cpu::Maker::aten);
       })};

@@ -87,13 +87,6 @@ struct DepthwiseGradient {
   int64_t groups, splits;  // tasks = groups * splits
 };
 
-// A pooling. A task is one band of one output slice of one block.
-struct BandedPooling {
-  Pooling problem;
-  Planes planes;
-  const Band* band;
-};
-
 // A dense or grouped fprop or dgrad. A task is one band of one output slice of one group of one sample; before them,
 // `blocked_pack` packs the weights, a task a block of output channels.
 struct Blocked {

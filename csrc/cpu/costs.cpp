@@ -71,6 +71,15 @@ Cost total(const Rate& rate, double elements, double taps, double factor, double
   return {rate.call_us + work / threads, flops, bytes};
 }
 
+// Vectors along the rows: per element, per tap, and per row of a plane (long before its length matters).
+Rate pool_rows_rate(const PoolProblem& p, Pass pass) {
+  const bool maximum = p.kind == PoolKind::max, forward = pass == Pass::fprop;
+  const double rows = double((p.layout == Layout::nchw ? p.n * p.c : p.n) * (p.in[0] * p.in[1] + p.out[0] * p.out[1]));
+  const double each = rows * 4 * double(std::min<int64_t>(4, p.stride[2])) / double(p.x_elements() + p.y_elements());
+  if (maximum) return forward ? Rate{1.7, 0.15 + each, 0.13} : Rate{1.7, 0.25 + each, 0.2};
+  return forward ? Rate{1.7, 0.2 + each, 0.06} : Rate{1.7, 0.3 + each, 0.06};
+}
+
 Rate pool_rate(const PoolProblem& p, Pass pass, Maker maker) {
   const bool nchw = p.layout == Layout::nchw, maximum = p.kind == PoolKind::max;
   // Channels too few for a vector: both loops over them are scalar.
@@ -78,29 +87,24 @@ Rate pool_rate(const PoolProblem& p, Pass pass, Maker maker) {
   if (narrow && maximum && pass == Pass::fprop && maker != Maker::fast) return {8, 0, 3};
   if (maker == Maker::direct) {
     if (pass == Pass::gather) return {2, 0.08, 0.05};
-    if (maximum && pass == Pass::dgrad) return {2, nchw ? 0.27 : 0.48, nchw ? 0.06 : 0.16};
-    if (maximum) return {1.6, 0.04, nchw ? 6.6 : 0.235};
+    if (maximum && pass == Pass::dgrad && !sixteen_bit(p.dtype)) return {2, 0.46, nchw ? 0.1 : 0.16};
+    if (maximum && pass == Pass::fprop) return {1.6, 0.04, nchw ? 6.6 : 0.235};
     if (pass == Pass::dgrad) return nchw ? Rate{1.8, 13, 5.5} : Rate{2, 0.28, 0.14};
-    return nchw ? Rate{1.8, 1, 3.8} : Rate{2, 0.03, 0.1};
+    return nchw ? Rate{1.8, 1, 3.8} : Rate{2, 0.12, 0.1};
   }
   if (maker == Maker::fast) {
-    if (maximum && pass == Pass::fprop) return nchw ? Rate{1.5, 0.325, 0.176} : Rate{2, 0.21, 0.11};
-    if (maximum) return nchw ? Rate{1.7, 0.45, 0.07} : Rate{2, 0.29, 0.065};
-    if (pass == Pass::fprop) return nchw ? Rate{1.7, 0.32, 0.09} : Rate{1.8, 0.23, 0.073};
-    return nchw ? Rate{1.6, 0.63, 0.065} : Rate{2, 0.47, 0.054};
+    if (nchw || narrow) return pool_rows_rate(p, pass);
+    if (maximum) return pass == Pass::fprop ? Rate{2, 0.16, 0.055} : Rate{2, 0.25, 0.056};
+    return pass == Pass::fprop ? Rate{2, 0.16, 0.045} : Rate{2, 0.26, 0.04};
   }
   if (maximum && pass == Pass::fprop) return nchw ? Rate{6, 0, 2.9} : Rate{8, 0.057, 0.186};
   if (maximum) return {8, nchw ? 0.18 : 0.21, 0.046};
   if (pass == Pass::fprop) return nchw ? Rate{2.5, 0.024, 1.1} : Rate{3, 0.035, 0.096};
-  return nchw ? Rate{7, 0.044, 1} : Rate{8, 0.14, 0.12};
+  return nchw ? Rate{7, 0.044, 1} : Rate{8, 0.28, 0.12};
 }
 
 Cost pool_pass_cost(const PoolProblem& p, Pass pass, const PlanOptions& options, Maker maker) {
   double elements = double(p.x_elements() + p.y_elements()), taps = double(p.y_elements() * volume(p.window));
-  if (maker == Maker::fast) elements *= filled(p.layout, p.n, p.c), taps *= filled(p.layout, p.n, p.c);
-  // Blocks pay for each phase of each row of dgrad: many where the stride is long.
-  if (maker == Maker::fast && pass == Pass::dgrad)
-    taps += 200 * filled(p.layout, p.n, p.c) * double(p.n * p.c * p.in[0] * p.in[1] * p.stride[2]) / double(kBlock);
   // Per pixel and tap, whatever the channels: walking the taps.
   if (maker != Maker::fast && p.layout == Layout::nhwc) taps += 10 * taps / double(p.c);
   const double factor = p.dtype == DType::f64 ? 2 : sixteen_bit(p.dtype) && maker == Maker::direct ? 1.5 : 1;

@@ -18,7 +18,7 @@ struct Rate {
 // Work below this many microseconds stays on the calling thread: a parallel region takes 5 to 10 to start and join.
 constexpr double kSerialMicroseconds = 20;
 
-enum class Maker { direct, fast, blocked, aten };  // `fast`: "depthwise", and "banded" pooling
+enum class Maker { direct, fast, blocked, aten };  // `fast`: "depthwise", and "vector" pooling
 
 Cost conv_cost(const ConvProblem& problem, Pass pass, const PlanOptions& options, Maker maker);
 Cost pool_cost(const PoolProblem& problem, Pass pass, const PlanOptions& options, Maker maker);

@@ -17,6 +17,6 @@ Kernel<ConvProblem> direct_entry();
 Kernel<ConvProblem> depthwise_entry();
 Kernel<ConvProblem> blocked_entry();
 Kernel<PoolProblem> direct_pool_entry();
-Kernel<PoolProblem> banded_pool_entry();
+Kernel<PoolProblem> vector_pool_entry();
 
 }  // namespace fastconv::cpu

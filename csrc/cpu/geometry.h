@@ -20,6 +20,13 @@ struct AxisMap {
     const int64_t index = div == 1 ? at : at / div;
     return index < in ? index : -1;
   }
+
+  // Of a forward window: how many elements output o covers; the low and high padding count if asked, what hangs over
+  // them in ceil_mode never does (torch's rule).
+  int64_t covered(int64_t o, bool padding) const {
+    const int64_t begin = o * mul + add, end = begin + taps < in - add ? begin + taps : in - add;
+    return padding ? end - begin : (end < in ? end : in) - (begin > 0 ? begin : 0);
+  }
 };
 
 inline AxisMap window_axis(int64_t in, int64_t out, int64_t taps, int64_t stride, int64_t pad, int64_t dilation) {

@@ -1,9 +1,9 @@
-// The pooling table: "direct" for any geometry and pass, "banded" for bands in cache (cpu/band.h).
+// The pooling table: "direct" for any geometry and pass, "vector" for vectors (cpu/windows.h).
 #include <memory>
 
-#include "cpu/band.h"
 #include "cpu/costs.h"
 #include "cpu/entries.h"
+#include "cpu/windows.h"
 
 namespace fastconv::cpu {
 namespace {
@@ -51,38 +51,43 @@ Prepared<PoolProblem> prepare(const PoolProblem& p, Pass pass, const PlanOptions
           0, concat(threads, " thread", threads == 1 ? "" : "s")};
 }
 
-std::string refuse_banded(const PoolProblem& p, Pass pass, const PlanOptions& options) {
-  const std::string reason = refuse(p, pass, options);
-  if (!reason.empty()) return reason;
-  if (pass == Pass::gather) return "gather reads one element an output: no window to keep in a band";
-  return refuse_band(pooling(p, pass).axis, 2 * accumulator_size(p.dtype));
+// Vectors of channels where a pixel fills them, else along the rows.
+bool by_channels(const PoolProblem& p) {
+  return p.layout == Layout::nhwc && p.c * accumulator_size(p.dtype) >= kernels().vector_bytes;
 }
 
-Cost banded_cost(const PoolProblem& p, Pass pass, const PlanOptions& options) {
+std::string refuse_vector(const PoolProblem& p, Pass pass, const PlanOptions& options) {
+  const std::string reason = refuse(p, pass, options);
+  if (!reason.empty()) return reason;
+  if (pass == Pass::gather) return "gather reads one element an output, wherever it lies";
+  return refuse_windows(p, pass);
+}
+
+Cost vector_cost(const PoolProblem& p, Pass pass, const PlanOptions& options) {
   return pool_cost(p, pass, options, Maker::fast);
 }
 
-Prepared<PoolProblem> prepare_banded(const PoolProblem& p, Pass pass, const PlanOptions& options) {
-  BandedPooling task{pooling(p, pass), {p.layout, p.n, p.c, 1}, nullptr};
-  const bool maximum = p.kind == PoolKind::max;
-  // dgrad of max keeps the offsets beside the gradients: twice the bytes.
-  const auto plan = std::make_shared<BandPlan>(task.problem.axis,
-                                               accumulator_size(p.dtype) * (maximum && pass == Pass::dgrad ? 2 : 1));
-  const Band& band = plan->band();
-  task.band = &band;
-  const Task kernel = maximum ? kernels().banded_max_pool : kernels().banded_average_pool;
+Prepared<PoolProblem> prepare_vector(const PoolProblem& p, Pass pass, const PlanOptions& options) {
+  const auto plan = std::make_shared<const WindowPlan>(p, pass);
+  const bool maximum = p.kind == PoolKind::max, channels = by_channels(p);
+  const Task kernel = maximum ? (channels ? kernels().max_pool_channels : kernels().max_pool_rows)
+                              : (channels ? kernels().average_pool_channels : kernels().average_pool_rows);
+  const WindowPooling& task = plan->pooling();
+  const AxisMap(&axis)[3] = task.problem.axis;
+  const int64_t tasks =
+      axis[0].out * (channels ? task.planes * axis[1].out : (task.planes + task.group - 1) / task.group * task.bands);
   const bool offsets = options.offsets || pass == Pass::dgrad, indices = options.indices;
-  const int threads = usable_threads(options.threads, banded_cost(p, pass, options).microseconds > kSerialMicroseconds);
-  const int64_t tasks = task.planes.blocks() * band.axis[0].out * band.bands;
+  const int threads = usable_threads(options.threads, vector_cost(p, pass, options).microseconds > kSerialMicroseconds);
   return {[=](const PoolArgs& args) {
-            BandedPooling run = task;
-            run.band = &plan->band();
+            WindowPooling run = plan->pooling();
             run.problem.src = args.src, run.problem.dst = args.dst;
             run.problem.offsets = offsets ? args.offsets : nullptr;
             run.problem.indices = indices ? args.indices : nullptr;
             parallel_for(tasks, tasks / 64 + 1, threads, kernel, &run);
           },
-          0, concat(threads, " thread", threads == 1 ? "" : "s", ", ", tasks, " bands of ", band.height, " rows")};
+          0,
+          concat(threads, " thread", threads == 1 ? "" : "s", ", ", tasks,
+                 channels ? " rows of vectors of channels" : " bands of vectors along the rows")};
 }
 
 }  // namespace
@@ -91,8 +96,8 @@ Kernel<PoolProblem> direct_pool_entry() {
   return {"direct", "any geometry and pass; channels in the inner loop", refuse, cost, prepare};
 }
 
-Kernel<PoolProblem> banded_pool_entry() {
-  return {"banded", "vectors of planes, bands of rows in cache", refuse_banded, banded_cost, prepare_banded};
+Kernel<PoolProblem> vector_pool_entry() {
+  return {"vector", "vectors of channels in NHWC, along the rows in NCHW", refuse_vector, vector_cost, prepare_vector};
 }
 
 }  // namespace fastconv::cpu

@@ -13,7 +13,7 @@ void fill(A* to, int64_t count, A value) {
   for (int64_t i = 0; i < count; ++i) to[i] = value;
 }
 
-// Between a tensor's element type and the kernels': also uint8_t and int32_t window offsets, as lanes-wide integers.
+// Between a tensor's element type and the kernels'.
 template <class To, class From>
 inline __attribute__((always_inline)) To convert(From value) {
   if constexpr (std::is_same_v<From, f16> || std::is_same_v<From, bf16>) {

@@ -12,13 +12,24 @@ typedef uint32_t Words __attribute__((vector_size(kVectorBytes)));
 typedef uint16_t Halves __attribute__((vector_size(kVectorBytes / 2)));
 typedef uint16_t HalvesInMemory __attribute__((vector_size(kVectorBytes / 2), aligned(2), may_alias));
 
+// gcc 12 makes four instructions of the conversion, one would do.
+inline __attribute__((always_inline)) Words load_halves(const void* from) {
+#if defined(__AVX512F__)
+  return (Words)_mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256(static_cast<const __m256i*>(from)));
+#elif defined(__AVX2__)
+  return (Words)_mm256_cvtepu16_epi32(_mm_loadu_si128(static_cast<const __m128i*>(from)));
+#else
+  return __builtin_convertvector(*static_cast<const HalvesInMemory*>(from), Words);
+#endif
+}
+
 // lanes<A> elements of T.
 template <class A, class T>
 inline __attribute__((always_inline)) vec<A> load_as(const T* from) {
   if constexpr (std::is_same_v<A, T>) {
     return load(from);
   } else if constexpr (std::is_same_v<T, bf16>) {
-    return (vec<A>)(__builtin_convertvector(*reinterpret_cast<const HalvesInMemory*>(from), Words) << 16);
+    return (vec<A>)(load_halves(from) << 16);
   } else {
 #if defined(__AVX512F__)
     return (vec<A>)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));

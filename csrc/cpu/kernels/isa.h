@@ -22,8 +22,6 @@ void pixel_depthwise(const void* context, int64_t begin, int64_t end);
 void pixel_pack(const void* context, int64_t begin, int64_t end);
 void depthwise_gradient(const void* context, int64_t begin, int64_t end);
 void depthwise_gradient_sum(const void* context, int64_t begin, int64_t end);
-void banded_max_pool(const void* context, int64_t begin, int64_t end);
-void banded_average_pool(const void* context, int64_t begin, int64_t end);
 void blocked_pack(const void* context, int64_t begin, int64_t end);
 void blocked(const void* context, int64_t begin, int64_t end);
 void max_pool(const void* context, int64_t begin, int64_t end);
@@ -31,5 +29,9 @@ void max_pool_dgrad(const void* context, int64_t begin, int64_t end);
 void max_pool_scatter(const void* context, int64_t begin, int64_t end);
 void max_pool_gather(const void* context, int64_t begin, int64_t end);
 void average_pool(const void* context, int64_t begin, int64_t end);
+void max_pool_channels(const void* context, int64_t begin, int64_t end);
+void max_pool_rows(const void* context, int64_t begin, int64_t end);
+void average_pool_channels(const void* context, int64_t begin, int64_t end);
+void average_pool_rows(const void* context, int64_t begin, int64_t end);
 
 }  // namespace fastconv::cpu::FASTCONV_ISA

@@ -176,18 +176,11 @@ void for_planes(const void* context, int64_t begin, int64_t end, Visit visit) {
   });
 }
 
-// How many elements the window at output o covers on one axis; its low and high padding count if asked, what
-// hangs over them in ceil_mode never does (torch's rule).
-int64_t covered(const AxisMap& axis, int64_t o, bool padding) {
-  const int64_t begin = o * axis.mul + axis.add, end = least(begin + axis.taps, axis.in - axis.add);
-  return padding ? end - begin : least(end, axis.in) - most(begin, 0);
-}
-
 template <class A>
 A divisor(const Pooling& p, int64_t d, int64_t h, int64_t w) {
   if (p.divisor_override) return A(p.divisor_override);
-  return A(covered(p.forward[0], d, p.count_include_pad) * covered(p.forward[1], h, p.count_include_pad) *
-           covered(p.forward[2], w, p.count_include_pad));
+  return A(p.forward[0].covered(d, p.count_include_pad) * p.forward[1].covered(h, p.count_include_pad) *
+           p.forward[2].covered(w, p.count_include_pad));
 }
 
 template <class T>

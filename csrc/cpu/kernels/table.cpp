@@ -1,4 +1,4 @@
-#include "cpu/kernels/isa.h"
+#include "cpu/kernels/vector.h"
 
 #define FASTCONV_TEXT(name) FASTCONV_TEXT_(name)
 #define FASTCONV_TEXT_(name) #name
@@ -8,6 +8,7 @@ namespace fastconv::cpu::FASTCONV_ISA {
 extern const Kernels table;
 const Kernels table{
     .isa = FASTCONV_TEXT(FASTCONV_ISA),
+    .vector_bytes = kVectorBytes,
     .direct_correlation = direct_correlation,
     .direct_weight_gradient = direct_weight_gradient,
     .bias_gradient = bias_gradient,
@@ -23,8 +24,10 @@ const Kernels table{
     .max_pool_scatter = max_pool_scatter,
     .max_pool_gather = max_pool_gather,
     .average_pool = average_pool,
-    .banded_max_pool = banded_max_pool,
-    .banded_average_pool = banded_average_pool,
+    .max_pool_channels = max_pool_channels,
+    .max_pool_rows = max_pool_rows,
+    .average_pool_channels = average_pool_channels,
+    .average_pool_rows = average_pool_rows,
 };
 
 }  // namespace fastconv::cpu::FASTCONV_ISA

@@ -9,13 +9,14 @@ namespace fastconv::cpu {
 
 struct Kernels {
   const char* isa;
+  int vector_bytes;
   Task direct_correlation;      // Correlation; a task is one row of one output channel
   Task direct_weight_gradient;  // WeightGradient; a task is one (k, c) filter
   Task bias_gradient;           // BiasGradient; a task is one channel
   Task planar_depthwise;        // PlanarDepthwise
   Task pixel_depthwise;         // PixelDepthwise
   Task pixel_pack;
-  Task depthwise_gradient;      // DepthwiseGradient
+  Task depthwise_gradient;  // DepthwiseGradient
   Task depthwise_gradient_sum;
   Task blocked_pack;  // Blocked
   Task blocked;
@@ -24,8 +25,10 @@ struct Kernels {
   Task max_pool_scatter;  // Pooling; a task is one plane, or kPoolChannels of them in NHWC
   Task max_pool_gather;   // likewise
   Task average_pool;
-  Task banded_max_pool;  // BandedPooling, fprop and dgrad
-  Task banded_average_pool;
+  Task max_pool_channels;  // WindowPooling, fprop and dgrad; a task is one row
+  Task max_pool_rows;      // a task is a band
+  Task average_pool_channels;
+  Task average_pool_rows;
 };
 
 // Of the best instruction set here.

@@ -1,0 +1,120 @@
+#include "cpu/windows.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "cpu/entries.h"
+
+namespace fastconv::cpu {
+namespace {
+
+constexpr int64_t kLineElements = 256;      // planes lie side by side until a line has this many
+constexpr int64_t kLinesBudget = 24 << 10;  // bytes of source lines: they stay in L1
+constexpr int64_t kTableLimit = 1 << 20;    // outputs of an axis, and outputs times taps / 16
+
+int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0); }
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// A window that is alone on its axis may as well be as far from the next as the axis is long: planes side by side then
+// give their windows to neighbouring lanes.
+AxisMap alone_apart(AxisMap axis) {
+  if (axis.div == 1 && axis.out == 1) axis.mul = std::max<int64_t>(1, (axis.taps - 1) * axis.step + 1);
+  return axis;
+}
+
+}  // namespace
+
+WindowPlan::WindowPlan(const PoolProblem& problem, Pass pass) {
+  Pooling& p = pooling_.problem;
+  p = cpu::pooling(problem, pass);
+  const bool nchw = p.layout == Layout::nchw;
+  pooling_.planes = nchw ? p.n * p.c : p.n, pooling_.pixel = nchw ? 1 : p.c;
+  for (int axis = 0; axis < 3; ++axis) make_spans(axis);
+  const AxisMap(&forward)[3] = p.forward;
+  for (int64_t t = 0; t < forward[0].taps; ++t)
+    for (int64_t r = 0; r < forward[1].taps; ++r)
+      for (int64_t s = 0; s < forward[2].taps; ++s)
+        places_.push_back((t * forward[0].step * forward[1].in + r * forward[1].step) * forward[2].in +
+                          s * forward[2].step);
+  pooling_.places = places_.data();
+  make_lines();
+  // dgrad of max keeps the offsets beside the gradients: twice the bytes.
+  make_bands(accumulator_size(p.dtype) * (problem.kind == PoolKind::max && p.backward ? 2 : 1));
+}
+
+void WindowPlan::make_spans(int i) {
+  const Pooling& p = pooling_.problem;
+  const AxisMap &axis = p.axis[i], &forward = p.forward[i];
+  AxisWindows& windows = pooling_.axis[i];
+  windows.tap_step = axis.div / std::gcd(axis.step, axis.div);
+  windows.source_step = windows.tap_step * axis.step / axis.div;
+  for (int64_t o = 0; o < forward.out; ++o) covered_[i].push_back(int32_t(forward.covered(o, p.count_include_pad)));
+  for (int64_t o = 0; o < axis.out; ++o) {
+    Span span{0, -1, 0, true};
+    for (int64_t t = 0; t < axis.taps; ++t) {
+      const int64_t source = axis.source(o, t);
+      if (source < 0) continue;
+      if (!span.count++) span.source = int32_t(source), span.tap = int32_t(t);
+      if (p.backward) span.alike &= covered_[i][source] == covered_[i][span.source];
+    }
+    spans_[i].push_back(span);
+  }
+  windows.spans = spans_[i].data(), windows.covered = covered_[i].data();
+}
+
+void WindowPlan::make_lines() {
+  WindowPooling& q = pooling_;
+  const AxisMap axis = q.problem.axis[2] = alone_apart(q.problem.axis[2]);
+  // Calls visit(tap, source column of the phase's output 0) for the taps of phase f.
+  const auto for_taps = [&](int64_t f, auto visit) {
+    for (int64_t s = 0; s < axis.taps; ++s)
+      if (const int64_t at = f * axis.mul + axis.add + s * axis.step; at % axis.div == 0) visit(s, at / axis.div);
+  };
+  int64_t last = ceil_div(axis.in, axis.mul);
+  for (int64_t f = 0; f < axis.div; ++f) {
+    for_taps(f, [&](int64_t, int64_t column) {
+      const int64_t pixel = floor_div(column, axis.mul);
+      q.lead = std::max(q.lead, -pixel), last = std::max(last, pixel + ceil_div(axis.out - f, axis.div));
+    });
+  }
+  q.pitch = q.lead + std::max(last, ceil_div(axis.out, axis.div));
+  q.group = std::max<int64_t>(1, std::min(q.planes, kLineElements / (q.pitch * q.pixel)));
+  q.line = ceil_div(q.group * q.pitch * q.pixel + kLineOverrun, 16) * 16;
+  q.row = axis.mul * q.line;
+  for (int64_t f = 0; f < axis.div; ++f) {
+    const int64_t first = int64_t(line_taps_.size());
+    for_taps(f, [&](int64_t s, int64_t column) {
+      const int64_t pixel = floor_div(column, axis.mul);
+      line_taps_.push_back({(column - pixel * axis.mul) * q.line + (q.lead + pixel) * q.pixel, s});
+    });
+    phases_.push_back({first, int64_t(line_taps_.size()) - first});
+  }
+  q.phases = phases_.data(), q.line_taps = line_taps_.data();
+}
+
+void WindowPlan::make_bands(int64_t bytes) {
+  WindowPooling& q = pooling_;
+  const AxisMap& height = q.problem.axis[1];
+  for (const Span& span : spans_[0]) q.slots = std::max<int64_t>(q.slots, span.count);
+  // Source rows of `count` output rows, at most.
+  const auto rows_of = [&](int64_t count) {
+    const int64_t reach = (height.taps - 1) * std::abs(height.step) + (count - 1) * height.mul;
+    return std::min(height.in, reach / height.div + 2);
+  };
+  q.height = 1;
+  while (q.height < height.out && q.slots * rows_of(q.height + 1) * q.row * bytes <= kLinesBudget) ++q.height;
+  q.bands = ceil_div(height.out, q.height);
+  q.height = ceil_div(height.out, q.bands);
+  q.rows = rows_of(q.height);
+}
+
+std::string refuse_windows(const PoolProblem& problem, Pass pass) {
+  const Pooling p = pooling(problem, pass);
+  for (const AxisMap& axis : p.axis)
+    if (axis.in > kTableLimit || axis.out > kTableLimit || axis.out * axis.taps / 16 > kTableLimit)
+      return "an axis too long for its table of windows";
+  if (volume(problem.window) > kTableLimit) return "a window too large for its table of taps";
+  return "";
+}
+
+}  // namespace fastconv::cpu
