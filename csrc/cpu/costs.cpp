@@ -53,11 +53,18 @@ Rate aten_conv_rate(const ConvProblem& p, Pass pass, bool depthwise) {
   const bool nchw = p.layout == Layout::nchw;
   if (pass == Pass::bgrad) return {5, 0.055, 0};
   if (!depthwise) {
-    // oneDNN blocks channels by eight; with fewer it falls back, far in the backward passes and with groups.
+    // oneDNN blocks channels by eight; with fewer it falls back, far in the backward passes and with groups. Its one
+    // call for both gradients takes what a call for each takes together (within the noise of 30 layers), so that each
+    // gradient is priced, and chosen, by itself.
     const double c = double(std::min<int64_t>(8, p.c_per_group())), k = double(std::min<int64_t>(8, p.k_per_group()));
-    const double grouped = p.groups > 1 && c < 8 ? nchw ? 2 : 1.2 : 1;
+    const bool few = c < 8 || k < 8, strided = p.stride[1] * p.stride[2] > 1;
+    const double grouped = p.groups > 1 && c < 8 ? nchw ? 2 : pass == Pass::fprop ? 1.2 : 1 : 1;
     if (pass == Pass::fprop) return {8, k < 8 ? 1.7 : 0.3, 0.028 * grouped * 8 / k};
-    return {18, c < 8 || k < 8 ? 2.8 : 0.6, 0.028 * grouped * 64 / (c * k)};
+    if (pass == Pass::wgrad && p.c == 1) return {18, 0, nchw ? 0.3 : 0.048};
+    const double tap = 0.028 * grouped * 64 / (c * k);
+    if (pass == Pass::wgrad) return {18, few ? 2.8 : 0.6, tap};
+    if (few) return {18, p.groups == 1 ? 1.3 : nchw ? 2.8 : 0.6, tap};
+    return {18, !nchw ? 0.75 : strided ? 2.5 : 0.6, 0.0215};
   }
   if (pass == Pass::fprop) return nchw ? Rate{50, 0.46, 0.052} : Rate{40, 0.22, 0.079};
   if (pass == Pass::dgrad) return nchw ? Rate{60, 0.99, 0.053} : Rate{50, 0.74, 0.048};
