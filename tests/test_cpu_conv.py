@@ -105,6 +105,22 @@ def test_bits_do_not_depend_on_the_thread_count(layout: str, dtype: str) -> None
 
 
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_an_infinity_reaches_only_what_sees_it(stride: int, layout: str) -> None:
+    """Vectors may not run over the end of a row, nor blocks over a border, by multiplying with zeros."""
+    case = conv("infinity", 2, 9, 9, (12, 21), 3, stride, 0, 1, 9)
+    t = operands(case, torch.float32)
+    for name, at in (("x", (0, 2, 4, 20)), ("x", (1, 8, 11, 9)), ("y", (0, 1, 0, 3)), ("y", (1, 5, 2, -1))):
+        t[name][at] = float("inf")
+    exact = torch_conv(case, *(t[name].double() for name in "xwby"))
+    for kernel in NATIVE:
+        for pass_ in PASSES:
+            if accepts(kernel, case, pass_, "float32", layout):
+                got = run_conv(case, pass_, *inputs(pass_, t), layout=layout, kernel=kernel)
+                assert torch.equal(got.isfinite(), exact[pass_].isfinite()), (kernel, pass_)
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
 @pytest.mark.parametrize("pass_", ["fprop", "dgrad"])
 def test_a_sample_does_not_depend_on_its_batch(pass_: str, layout: str) -> None:
     for case in CONV_RIGOROUS[:21]:

@@ -40,16 +40,6 @@ int64_t rows_for(const AxisMap& axis, int64_t height) {
   return (height - 1) * axis.mul + reach.high - reach.low + 1;
 }
 
-// How the kernels may take these neighbours: in runs of a length they are compiled for.
-int64_t run_of(const std::vector<AxisTap>& taps, int64_t mul) {
-  for (size_t i = 1; i < taps.size(); ++i)
-    if (taps[i].base != taps[i - 1].base + 1) return 1;
-  const int64_t count = int64_t(taps.size());
-  for (int64_t run : {7, 5, 3, 2})
-    if (count % run == 0 && count && mul <= 2) return run;
-  return 1;
-}
-
 }  // namespace
 
 std::string refuse_band(const AxisMap (&axis)[3], int64_t bytes) {
@@ -95,7 +85,7 @@ BandPlan::BandPlan(const AxisMap (&axis)[3], int64_t bytes) {
     for (int64_t h = 0; h < axis[1].div; ++h) {
       for (int64_t w = 0; w < axis[2].div; ++w) {
         const auto columns = taps_of(axis[2], w);
-        BandPhase phase{int64_t(taps_.size()), 0, run_of(columns, axis[2].mul)};
+        BandPhase phase{int64_t(taps_.size()), 0};
         for (size_t slot = 0; slot < depth.size(); ++slot)
           for (const AxisTap& r : taps_of(axis[1], h))
             for (const AxisTap& s : columns)

@@ -1,9 +1,6 @@
-// Bands: how the fast CPU kernels see a tensor. A task copies the rows that a band of output rows needs into scratch
-// that stays in cache: converted to the accumulator type, padded, and with kBlock channels side by side in each pixel
-// whatever the layout of the tensor (NCHW is transposed on the way in and on the way out). After that everything is
-// plain vector code, lanes = channels, without a border: whatever the dtype, stride, padding or dilation. A depthwise
-// convolution or a pooling does the same to every channel, so a block is any kBlock of the N*C planes in NCHW, and
-// kBlock channels of a sample in NHWC.
+// Bands: how the blocked convolution sees its source. A task copies the rows that a band of output rows needs into
+// scratch that stays in cache, converted to the accumulator type and padded. After that everything is plain vector
+// code without a border: whatever the dtype, stride, padding or dilation.
 //
 // The outputs of a row fall into phases: one for a forward window, `stride` of them for its transpose (dgrad), because
 // outputs that far apart use the same taps. Within a phase, output i reads pixel i*step + tap.offset.
@@ -28,7 +25,6 @@ struct BandTap {
 
 struct BandPhase {
   int64_t first, count;  // its taps, in Band::taps
-  int64_t run;           // the taps come in runs of this many, in consecutive pixels: 1, 2, 3, 5 or 7
 };
 
 // What the kernels read; the arrays belong to BandPlan.
@@ -67,25 +63,6 @@ class BandPlan {
 
 // Empty, or why these axes are not for bands (extents so large that a row of windows needs more than kBandLimit).
 std::string refuse_band(const AxisMap (&axis)[3], int64_t bytes);
-
-// Where planes live. A block is kBlock planes in NCHW (across samples), kBlock channels of one sample in NHWC.
-struct Planes {
-  Layout layout;
-  int64_t n, channels, multiplier;  // `channels` of the output side; source channel = channel / multiplier
-  int64_t blocks_per_sample() const { return (channels + kBlock - 1) / kBlock; }
-  int64_t blocks() const {
-    return layout == Layout::nchw ? (n * channels + kBlock - 1) / kBlock : n * blocks_per_sample();
-  }
-};
-
-// A depthwise wgrad. A task is some of the channel blocks, over some of the bands of all samples; with more than one
-// split each writes its sums to the workspace, and a second stage adds them in order.
-struct DepthwiseGradient {
-  WeightGradient problem;
-  Planes planes;  // of one sample: n is 1
-  const Band* band;
-  int64_t groups, splits;  // tasks = groups * splits
-};
 
 // A dense or grouped fprop or dgrad. A task is one band of one output slice of one group of one sample; before them,
 // `blocked_pack` packs the weights, a task a block of output channels.

@@ -20,11 +20,8 @@ double dtype_factor(DType dtype, Maker maker, bool depthwise) {
   return sixteen_bit(dtype) ? 8 : 2;
 }
 
-// Lanes that carry nothing: blocks are of kBlock planes (NCHW) or channels (NHWC).
-double filled(Layout layout, int64_t n, int64_t channels) {
-  const int64_t lanes = layout == Layout::nchw ? n * channels : channels;
-  return double((lanes + kBlock - 1) / kBlock * kBlock) / double(lanes);
-}
+// Lanes that carry nothing, in blocks of kBlock channels.
+double filled(int64_t channels) { return double((channels + kBlock - 1) / kBlock * kBlock) / double(channels); }
 
 // The direct kernel pays per row of outputs and tap, whatever the row's length.
 Rate direct_conv_rate(const ConvProblem& p, Pass pass) {
@@ -33,11 +30,21 @@ Rate direct_conv_rate(const ConvProblem& p, Pass pass) {
   return {0.5, 0, each + row / double(p.out[2])};
 }
 
+// NCHW also pays for each plane, most where planes are small; NHWC has scalar code for fewer channels than a vector has
+// lanes and for several filters a channel.
 Rate depthwise_rate(const ConvProblem& p, Pass pass) {
-  if (pass == Pass::wgrad) return {3, 0.35, 0.042};
-  // In NHWC copying the source into bands costs most where few outputs use it.
-  if (pass == Pass::fprop && p.layout == Layout::nhwc && p.stride[2] > 1) return {3, 0.4, 0.04};
-  return {3, pass == Pass::fprop ? 0.21 : 0.27, 0.04};
+  const bool strided = p.stride[2] > 1;
+  if (p.layout == Layout::nhwc) {
+    if (p.k < 8 || p.k_per_group() > 1) return {3, 0.3, 1};
+    const double row = 1 / double(p.out[2]);  // what comes before the first pixel of a row
+    if (pass == Pass::fprop) return strided ? Rate{3, 0.12, 0.045} : Rate{3, 0.18, 0.041};
+    if (pass == Pass::dgrad) return strided ? Rate{3, 0.25 + 1.5 * row, 0.067} : Rate{3, 0.15 + 1.2 * row, 0.047};
+    return {3, 0.1 + 2.2 * row, strided ? 0.1 : 0.077};
+  }
+  const double planes = double(p.n * p.k) / double(p.x_elements() + p.y_elements());
+  if (pass == Pass::fprop) return strided ? Rate{3, 0.21 + 148 * planes, 0.073} : Rate{3, 0.3 + 84 * planes, 0.035};
+  if (pass == Pass::dgrad) return strided ? Rate{3, 0.52 + 168 * planes, 0.078} : Rate{3, 0.28 + 117 * planes, 0.049};
+  return strided ? Rate{3, 0.35 + 150 * planes, 0.106} : Rate{3, 0.22 + 60 * planes, 0.067};
 }
 
 // Lanes are output channels, sixteen at a time or (at under half the speed) eight; packing takes a nanosecond a weight,
@@ -45,7 +52,7 @@ Rate depthwise_rate(const ConvProblem& p, Pass pass) {
 Rate blocked_rate(const ConvProblem& p, Pass pass) {
   const int64_t lanes = pass == Pass::fprop ? p.k_per_group() : p.c_per_group();
   const double packing = double(kBlock) / double(p.n * volume(p.out) * lanes);
-  const double tap = lanes <= kBlock / 2 ? 0.9 / double(lanes) : 0.03 * filled(Layout::nhwc, 1, lanes);
+  const double tap = lanes <= kBlock / 2 ? 0.9 / double(lanes) : 0.03 * filled(lanes);
   return {4, 0.3, tap + packing};
 }
 
@@ -66,9 +73,14 @@ Rate aten_conv_rate(const ConvProblem& p, Pass pass, bool depthwise) {
     if (few) return {18, p.groups == 1 ? 1.3 : nchw ? 2.8 : 0.6, tap};
     return {18, !nchw ? 0.75 : strided ? 2.5 : 0.6, 0.0215};
   }
-  if (pass == Pass::fprop) return nchw ? Rate{50, 0.46, 0.052} : Rate{40, 0.22, 0.079};
-  if (pass == Pass::dgrad) return nchw ? Rate{60, 0.99, 0.053} : Rate{50, 0.74, 0.048};
-  return nchw ? Rate{60, 0.3, 0.245} : Rate{50, 0.2, 0.3};
+  const bool strided = p.stride[2] > 1;
+  if (pass == Pass::fprop && nchw) return strided ? Rate{50, 0.28, 0.052} : Rate{50, 0.33, 0.04};
+  if (pass == Pass::fprop) return {40, strided ? 0.09 : 0.11, 0.063};
+  if (pass == Pass::dgrad && nchw) return strided ? Rate{60, 0.55, 0.11} : Rate{60, 0.4, 0.071};
+  if (pass == Pass::dgrad) return strided ? Rate{50, 0.28, 0.1} : Rate{50, 0.16, 0.064};
+  // oneDNN has a kernel for 3x3, or none.
+  if (p.filter[1] <= 3 && p.filter[2] <= 3) return nchw ? Rate{60, 0.6, 0.01} : Rate{50, 0.35, 0.04};
+  return nchw ? Rate{60, 0.3, 1.25} : Rate{50, 0.1, 0.45};
 }
 
 Cost total(const Rate& rate, double elements, double taps, double factor, double flops, double bytes,
@@ -127,10 +139,7 @@ Cost conv_cost(const ConvProblem& p, Pass pass, const PlanOptions& options, Make
                     : maker == Maker::direct  ? direct_conv_rate(p, pass)
                     : maker == Maker::blocked ? blocked_rate(p, pass)
                                               : depthwise_rate(p, pass);
-  const int64_t samples = pass == Pass::wgrad ? 1 : p.n;
-  const double unfilled = maker == Maker::fast ? filled(p.layout, samples, p.k) : 1;
-  return total(rate, elements * unfilled, taps * unfilled, dtype_factor(p.dtype, maker, depthwise), p.flops(pass),
-               p.bytes(pass), options);
+  return total(rate, elements, taps, dtype_factor(p.dtype, maker, depthwise), p.flops(pass), p.bytes(pass), options);
 }
 
 Cost pool_cost(const PoolProblem& p, Pass pass, const PlanOptions& options, Maker maker) {

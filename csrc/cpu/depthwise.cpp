@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <memory>
 
-#include "cpu/band.h"
 #include "cpu/costs.h"
 #include "cpu/entries.h"
 
@@ -18,7 +17,6 @@ std::string refuse(const ConvProblem& p, Pass pass, const PlanOptions&) {
   if (pass == Pass::dgrad && p.k_per_group() != 1)
     return concat(p.k_per_group(), " filters a channel: dgrad takes one");
   const Correlation task = correlation(p, pass == Pass::dgrad ? pass : Pass::fprop);
-  if (pass == Pass::wgrad) return refuse_band(task.axis, accumulator_size(p.dtype));
   return p.layout == Layout::nchw ? refuse_planar(task.axis, accumulator_size(p.dtype)) : refuse_phases(task.axis);
 }
 
@@ -26,33 +24,59 @@ Cost cost(const ConvProblem& p, Pass pass, const PlanOptions& options) {
   return conv_cost(p, pass, options, Maker::fast);
 }
 
-Prepared<ConvProblem> prepare_wgrad(const ConvProblem& p, const PlanOptions& options) {
-  DepthwiseGradient task{weight_gradient(p), {p.layout, 1, p.k, p.k_per_group()}, nullptr, 1, 1};
-  const int64_t size = accumulator_size(p.dtype);
-  const auto plan = std::make_shared<BandPlan>(task.problem.axis, size);
-  const Band& band = plan->band();
-  task.band = &band;
-  // Some 32 tasks, whatever the number of threads, for bits must not depend on it. NCHW prefers to split the channels
-  // (no second stage), NHWC the bands (whole pixels at a time).
-  const int64_t blocks = task.planes.blocks_per_sample(), units = p.n * p.out[0] * band.bands, wanted = 32;
-  if (p.layout == Layout::nchw) {
-    task.groups = std::min(blocks, wanted);
-    task.splits = std::min(units, (wanted + task.groups - 1) / task.groups);
-  } else {
-    task.splits = std::min(units, wanted);
-    task.groups = std::min(blocks, (wanted + task.splits - 1) / task.splits);
-  }
+// Some 32 tasks, whatever the number of threads: bits must not depend on it.
+constexpr int64_t kTasks = 32;
+
+Prepared<ConvProblem> prepare_gradient(const ConvProblem& p, const PlanOptions& options, int64_t splits, int64_t tasks,
+                                       std::function<void(const ConvArgs&, int threads)> launch) {
   const int threads = usable_threads(options.threads, cost(p, Pass::wgrad, options).microseconds > kSerialMicroseconds);
-  return {[task, plan, blocks, threads](const ConvArgs& args) {
-            DepthwiseGradient run = task;
-            run.problem.x = args.a, run.problem.gy = args.b, run.problem.gw = args.out;
-            run.problem.partial = args.workspace;
-            parallel_for(run.groups * run.splits, 1, threads, kernels().depthwise_gradient, &run);
-            if (run.splits > 1) parallel_for(blocks, blocks / 16 + 1, threads, kernels().depthwise_gradient_sum, &run);
+  const int64_t taps = volume(p.filter);
+  const GradientSum sum{p.dtype, p.k, taps, splits, nullptr, nullptr};
+  return {[sum, threads, launch](const ConvArgs& args) {
+            launch(args, threads);
+            if (sum.splits == 1) return;
+            GradientSum run = sum;
+            run.partial = args.workspace, run.gw = args.out;
+            parallel_for(run.channels, run.channels / 4 + 1, threads, kernels().depthwise_gradient_sum, &run);
           },
-          task.splits > 1 ? task.splits * blocks * band.taps_in_all * kBlock * size : 0,
-          concat(threads, " thread", threads == 1 ? "" : "s", ", ", task.groups, " channel groups, ", task.splits,
-                 " splits")};
+          splits > 1 ? splits * p.k * taps * accumulator_size(p.dtype) : 0,
+          concat(threads, " thread", threads == 1 ? "" : "s", ", ", tasks, " tasks, ", splits, " splits")};
+}
+
+template <class Task>
+Task with_addresses(Task run, const ConvArgs& args) {
+  run.problem.x = args.a, run.problem.gy = args.b, run.problem.gw = args.out, run.problem.partial = args.workspace;
+  return run;
+}
+
+Prepared<ConvProblem> prepare_planar_gradient(const ConvProblem& p, const PlanOptions& options) {
+  PlanarGradient task{weight_gradient(p), p.k, p.k_per_group(), 1, nullptr};
+  const auto plan = std::make_shared<PlanarPlan>(task.problem.axis, accumulator_size(p.dtype));
+  task.planar = &plan->planar();
+  const int64_t units = p.n * p.out[0] * task.planar->bands;
+  task.splits = std::max<int64_t>(1, std::min(units, (kTasks + p.k - 1) / p.k));
+  const int64_t tasks = task.splits * p.k;
+  return prepare_gradient(p, options, task.splits, tasks, [task, plan, tasks](const ConvArgs& args, int threads) {
+    const PlanarGradient run = with_addresses(task, args);
+    parallel_for(tasks, tasks / 64 + 1, threads, kernels().planar_gradient, &run);
+  });
+}
+
+Prepared<ConvProblem> prepare_pixel_gradient(const ConvProblem& p, const PlanOptions& options) {
+  PixelGradient task{weight_gradient(p), p.k, p.k_per_group(), volume(p.filter), 1, 1, {}};
+  const auto phases = std::make_shared<Phases>(task.problem.axis);
+  for (int i = 0; i < 3; ++i) task.phase[i] = phases->axis[i].data();
+  // Whole pixels at a time, as long as the sums of their channels stay in L1.
+  constexpr int64_t line = 16, sums = 4096;
+  const int64_t groups = (p.k * task.taps + sums - 1) / sums, units = p.n * p.out[0] * p.out[1];
+  task.group = std::max(line, (p.k / groups + line - 1) / line * line);
+  const int64_t used = (p.k + task.group - 1) / task.group;
+  task.splits = std::max<int64_t>(1, std::min(units, (kTasks + used - 1) / used));
+  const int64_t tasks = task.splits * used;
+  return prepare_gradient(p, options, task.splits, tasks, [task, phases, tasks](const ConvArgs& args, int threads) {
+    const PixelGradient run = with_addresses(task, args);
+    parallel_for(tasks, 1, threads, kernels().pixel_gradient, &run);
+  });
 }
 
 Prepared<ConvProblem> prepare_planar(const ConvProblem& p, Pass pass, const PlanOptions& options) {
@@ -81,7 +105,7 @@ Prepared<ConvProblem> prepare_pixels(const ConvProblem& p, Pass pass, const Plan
             PixelDepthwise run = task;
             run.problem.src = args.a, run.problem.w = args.b, run.problem.bias = args.bias, run.problem.dst = args.out;
             run.packed = args.workspace;
-            kernels().pixel_pack(&run, 0, run.channels);
+            parallel_for(run.channels, 256, threads, kernels().pixel_pack, &run);
             parallel_for(tasks, tasks / 64 + 1, threads, kernels().pixel_depthwise, &run);
           },
           (task.taps + 1) * task.channels * accumulator_size(p.dtype),
@@ -89,8 +113,9 @@ Prepared<ConvProblem> prepare_pixels(const ConvProblem& p, Pass pass, const Plan
 }
 
 Prepared<ConvProblem> prepare(const ConvProblem& p, Pass pass, const PlanOptions& options) {
-  if (pass == Pass::wgrad) return prepare_wgrad(p, options);
-  return p.layout == Layout::nchw ? prepare_planar(p, pass, options) : prepare_pixels(p, pass, options);
+  const bool planar = p.layout == Layout::nchw;
+  if (pass == Pass::wgrad) return planar ? prepare_planar_gradient(p, options) : prepare_pixel_gradient(p, options);
+  return planar ? prepare_planar(p, pass, options) : prepare_pixels(p, pass, options);
 }
 
 }  // namespace

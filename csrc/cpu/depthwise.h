@@ -30,10 +30,9 @@ struct Phases {
 std::string refuse_phases(const AxisMap (&axis)[3]);
 
 // Filter rows that read the source rows of each other's outputs: row m of output i reads what row m-1 of output
-// i + Planar::share does.
+// i + Planar::share does. `offset`: elements, from the scratch row of a band's output 0 to that of the strip's row 0.
 struct Strip {
-  int64_t offset,
-      rows;  // offset: elements, from the scratch row of output 0 of a band to that of the strip's first row
+  int64_t offset, rows;
 };
 
 struct PlanarPhase {
@@ -65,7 +64,7 @@ constexpr int64_t kSlack = 64;  // elements that a vector may read or write past
 
 class PlanarPlan {
  public:
-  // `bytes` an element of scratch; lines are padded so that `vector` outputs from a multiple of it on can be read.
+  // `bytes` an element of scratch.
   PlanarPlan(const AxisMap (&axis)[3], int64_t bytes);
   PlanarPlan(const PlanarPlan&) = delete;
   const Planar& planar() const { return planar_; }
@@ -95,6 +94,29 @@ struct PixelDepthwise {
   int64_t channels, multiplier, taps;
   const PhaseAxis* phase[3];
   void* packed;  // workspace
+};
+
+// wgrad, NCHW. A task is a filter, over some of the bands of its planes; with more than one split each writes its sums
+// to the workspace, [split][filter][tap], and a second stage adds them in order.
+struct PlanarGradient {
+  WeightGradient problem;
+  int64_t channels, multiplier, splits;
+  const Planar* planar;
+};
+
+// wgrad, NHWC. A task is `group` channels (but for the last) over some of the output rows of all samples.
+struct PixelGradient {
+  WeightGradient problem;
+  int64_t channels, multiplier, taps, group, splits;
+  const PhaseAxis* phase[3];
+};
+
+// The second stage; a task is a filter.
+struct GradientSum {
+  DType dtype;
+  int64_t channels, taps, splits;
+  const void* partial;
+  void* gw;
 };
 
 }  // namespace fastconv::cpu

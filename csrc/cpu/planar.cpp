@@ -81,7 +81,7 @@ PlanarPlan::PlanarPlan(const AxisMap (&axis)[3], int64_t bytes) : phases_(axis) 
   const int64_t wide = axis[2].mul, outputs = phases_.axis[2][0].outputs, total = phases_.axis[1][0].outputs;
   b.lead = round_up(std::max<int64_t>(0, -floor_div(columns.low, wide)));
   b.line = round_up(b.lead + std::max<int64_t>(0, floor_div(columns.high + (outputs - 1) * wide, wide)) + 1);
-  b.row = b.line * wide, b.top = rows.low, b.out_line = outputs + kSlack;
+  b.row = b.line * wide, b.top = rows.low, b.out_line = round_up(outputs);
   for (const PhaseAxis& depth : phases_.axis[0]) b.slots = std::max(b.slots, depth.taps);
   // As many rows as fit the budget, then evened out over the bands.
   const auto rows_for = [&](int64_t height) { return (height - 1) * axis[1].mul + rows.high - rows.low + 1; };

@@ -126,7 +126,6 @@ void blocked_band(const Blocked& p, int64_t n, int64_t g, int64_t d, int64_t ban
               c.src_channels, c.src_strides, d, band);
   A* line = source + p.band_elements;
   A* temporary = line + (width.out + kOverrun * width.div) * kBlock;
-  const Planes planes{c.layout, 1, c.groups * c.dst_channels, 1};
   const int64_t blocks = (c.dst_channels + kBlock - 1) / kBlock, each = b.taps_in_all * c.src_channels * kBlock;
   for (int64_t block = 0; block < blocks; ++block) {
     const int64_t first = g * c.dst_channels + block * kBlock;
@@ -158,7 +157,7 @@ void blocked_band(const Blocked& p, int64_t n, int64_t g, int64_t d, int64_t ban
           }
         }
         const int64_t o = (band * b.height + row) * height.div + h;
-        write_row(planes, static_cast<T*>(c.dst), line, to, d * c.dst_strides.at[0] + o * c.dst_strides.at[1],
+        write_row(c.layout, static_cast<T*>(c.dst), line, to, d * c.dst_strides.at[0] + o * c.dst_strides.at[1],
                   c.dst_strides.at[2], width.out, temporary);
       }
     }

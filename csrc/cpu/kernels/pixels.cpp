@@ -18,13 +18,6 @@ struct Line {
   int64_t out_step;
 };
 
-constexpr int64_t kAhead = 2048;  // elements
-
-template <int64_t Bytes, bool Write>
-inline __attribute__((always_inline)) void prefetch(const void* from) {
-  for (int64_t at = 0; at < Bytes; at += 64) __builtin_prefetch(static_cast<const char*>(from) + at, Write, 3);
-}
-
 // P outputs from output i on, all of whose taps lie inside the source: S taps in consecutive pixels (any taps, if S is
 // 0), outputs M pixels apart.
 template <class T, int S, int M, int P>
@@ -32,13 +25,16 @@ void inner(const Line<T>& l, int64_t i) {
   using A = accumulator_t<T>;
   const PhaseAxis& w = l.width;
   const int64_t pixel = l.channels, tap_step = w.tap_step * pixel;
-  const int64_t start = (i * w.mul + w.first) * pixel, distance = most(kAhead, P * w.mul * pixel);
+  const int64_t start = (i * w.mul + w.first) * pixel;
+  // The rows that this output row is the first to read, and the output, are asked for in order.
+  const int64_t read_ahead = start + most(kAhead, P * w.mul * pixel);
+  T* write_ahead = l.out + i * l.out_step + most(kAhead, P * l.out_step);
+  constexpr int step = M ? M : 1;
   for (int64_t at = 0; at < l.channels; at += lanes<A>) {
-    const int64_t c = least(at, l.channels - lanes<A>);  // the last vector overlaps the one before
-    // The rows that this output row is the first to read, and the output: a few blocks ahead.
     for (int64_t r = most(0, l.count - l.fresh); r < l.count; ++r)
-      prefetch<P*(M ? M : 1) * lanes<A> * sizeof(T), false>(l.rows[r].source + start + distance + at * P * (M ? M : 1));
-    prefetch<P * lanes<A> * sizeof(T), true>(l.out + i * l.out_step + most(kAhead, P * pixel) + at * P);
+      prefetch<P * step * lanes<A> * sizeof(T), false>(l.rows[r].source + read_ahead + at * P * step);
+    prefetch<P * lanes<A> * sizeof(T), true>(write_ahead + at * P);
+    const int64_t c = least(at, l.channels - lanes<A>);  // the last vector overlaps the one before
     vec<A> sum[P];
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) sum[p] = load(l.bias + c);

@@ -34,6 +34,15 @@ int64_t source_rows(const AxisMap (&axis)[3], const PhaseAxis* const (&phase)[3]
   return count;
 }
 
+constexpr int64_t kAhead = 2048;  // elements: how far ahead of their use things are asked for
+
+// Asks for memory that may lie past the end of a tensor.
+template <int64_t Bytes, bool Write>
+inline __attribute__((always_inline)) void prefetch(const void* from) {
+#pragma GCC unroll 32
+  for (int64_t at = 0; at < Bytes; at += 64) __builtin_prefetch(static_cast<const char*>(from) + at, Write, 3);
+}
+
 struct Range {
   int64_t first, last;  // half open
 };

@@ -5,95 +5,99 @@
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
 
-constexpr int kRows = 3, kVectors = 4;
+constexpr int kRows = 3, kTiles = 4;
+constexpr int64_t kChunk = kTiles * kRows;  // rows whose tiles are taken together
 
 // What the sums of one phase read and where they go.
 template <class A>
-struct Rows {
+struct Sums {
   const Strip* strips;
   int64_t count;  // of strips
   const int64_t* columns;
   int64_t width, next;  // filter columns; elements from one source row of a strip to the next
-  const A* source;
-  const A* weights;
+  const A *source, *weights;
   A bias;
   A* out;
-  int64_t pitch;  // from one of the output rows to the next
+  int64_t pitch;  // from one of a tile's output rows to the next
 };
 
-// One source row, for output rows LO..HI; `weights` are those of row LO. The last vector starts at `last`.
+// A vector of outputs in each of N rows: where its sources and its outputs start, in elements.
+struct Tile {
+  int64_t source, out;
+};
+
+// One source row of V tiles, for output rows LO..HI of each; `weights` are those of row LO.
 template <int LO, int HI, class A, int N, int V>
-inline __attribute__((always_inline)) void add_row(const Rows<A>& r, const A* source, const A* weights, int64_t last,
-                                                   vec<A> (&sum)[N][V]) {
+inline __attribute__((always_inline)) void add_row(const Sums<A>& r, const A* const (&source)[V], int64_t row,
+                                                   const A* weights, vec<A> (&sum)[N][V]) {
   for (int64_t s = 0; s < r.width; ++s, ++weights) {
-    const A* from = source + r.columns[s];
+    const int64_t from = row + r.columns[s];
     vec<A> weight[N];
 #pragma GCC unroll 4
     for (int i = LO; i <= HI; ++i) weight[i] = broadcast(weights[(LO - i) * r.width]);
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
-      const vec<A> value = load(from + (v == V - 1 ? last : v * lanes<A>));
+      const vec<A> value = load(source[v] + from);
 #pragma GCC unroll 4
       for (int i = LO; i <= HI; ++i) sum[i][v] += weight[i] * value;
     }
   }
 }
 
-// N output rows times V vectors from column `column` on, the last of them `last` columns further.
 template <class A, int N, int V>
-void block(const Rows<A>& r, int64_t column, int64_t last) {
+void sum_tiles(const Sums<A>& r, const Tile* tiles) {
+  const A* source[V];
+#pragma GCC unroll 4
+  for (int v = 0; v < V; ++v) source[v] = r.source + tiles[v].source;
   vec<A> sum[N][V];
 #pragma GCC unroll 4
   for (int i = 0; i < N; ++i)
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) sum[i][v] = broadcast(r.bias);
-  const A* weights = r.weights;
-  for (const Strip* strip = r.strips; strip < r.strips + r.count; ++strip) {
-    const A* source = r.source + strip->offset + column;
-    const A* w = weights;
-    int64_t m = 0;
+  const A* w = r.weights;
+  for (const Strip* strip = r.strips; strip < r.strips + r.count; ++strip, w += r.width) {
+    int64_t row = strip->offset;
     if constexpr (N == 1) {
-      for (; m < strip->rows; ++m, source += r.next, w += r.width) add_row<0, 0>(r, source, w, last, sum);
+      add_row<0, 0>(r, source, row, w, sum);
+      for (int64_t m = 1; m < strip->rows; ++m) add_row<0, 0>(r, source, row += r.next, w += r.width, sum);
     } else if (strip->rows == 1) {
-      add_row<0, 0>(r, source, w, last, sum);
-      add_row<1, 1>(r, source + r.next, w, last, sum);
-      add_row<2, 2>(r, source + 2 * r.next, w, last, sum);
+      add_row<0, 0>(r, source, row, w, sum);
+      add_row<1, 1>(r, source, row + r.next, w, sum);
+      add_row<2, 2>(r, source, row + 2 * r.next, w, sum);
     } else {
-      add_row<0, 0>(r, source, w, last, sum);
-      source += r.next, w += r.width;
-      add_row<0, 1>(r, source, w, last, sum);
-      for (m = 2; m < strip->rows; ++m) {
-        source += r.next, w += r.width;
-        add_row<0, 2>(r, source, w, last, sum);
-      }
-      source += r.next;
-      add_row<1, 2>(r, source, w, last, sum);
-      source += r.next;
-      add_row<2, 2>(r, source, w, last, sum);
+      add_row<0, 0>(r, source, row, w, sum);
+      add_row<0, 1>(r, source, row += r.next, w += r.width, sum);
+      for (int64_t m = 2; m < strip->rows; ++m) add_row<0, 2>(r, source, row += r.next, w += r.width, sum);
+      add_row<1, 2>(r, source, row += r.next, w, sum);
+      add_row<2, 2>(r, source, row += r.next, w, sum);
     }
-    weights += strip->rows * r.width;
   }
+  A* out[V];
 #pragma GCC unroll 4
-  for (int i = 0; i < N; ++i)
+  for (int v = 0; v < V; ++v) out[v] = r.out + tiles[v].out;
+  const int64_t pitch = r.pitch;
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) store(r.out + i * r.pitch + column + (v == V - 1 ? last : v * lanes<A>), sum[i][v]);
+  for (int v = 0; v < V; ++v)
+#pragma GCC unroll 4
+    for (int i = 0; i < N; ++i, out[v] += pitch) store(out[v], sum[i][v]);
 }
 
-// N whole rows of `length` outputs. The last vector overlaps the one before it, or overruns the row where there is
-// none.
+// N rows of `length` outputs, `groups` times: source and output step by `source_step` and `out_step` from one to the
+// next. Tiles are taken four at a time, whichever row they are of, for enough sums in flight.
 template <class A, int N>
-void whole_rows(const Rows<A>& r, int64_t length) {
-  constexpr int64_t by = lanes<A>;
-  int64_t column = 0;
-  for (; length - column > kVectors * by; column += kVectors * by)
-    block<A, N, kVectors>(r, column, (kVectors - 1) * by);
-  const int64_t last = length < by ? 0 : length - column - by;
-  switch ((length - column + by - 1) / by) {
-    case 1: return block<A, N, 1>(r, column, last);
-    case 2: return block<A, N, 2>(r, column, last);
-    case 3: return block<A, N, 3>(r, column, last);
-    case 4: return block<A, N, 4>(r, column, last);
-  }
+void sum_rows(const Sums<A>& r, int64_t groups, int64_t source_step, int64_t out_step, int64_t length) {
+  Tile tiles[kTiles];
+  int count = 0;
+  for (int64_t g = 0; g < groups; ++g)
+    for (int64_t at = 0; at < length; at += lanes<A>) {
+      // The last vector overlaps the one before it, or overruns the row where there is none.
+      const int64_t column = most(0, least(at, length - lanes<A>));
+      tiles[count++] = {g * source_step + column, g * out_step + column};
+      if (count == kTiles) sum_tiles<A, N, kTiles>(r, tiles), count = 0;
+    }
+  if (count == 1) sum_tiles<A, N, 1>(r, tiles);
+  if (count == 2) sum_tiles<A, N, 2>(r, tiles);
+  if (count == 3) sum_tiles<A, N, 3>(r, tiles);
 }
 
 template <class A>
@@ -101,29 +105,27 @@ struct Memory {
   A *source, *weights, *lines;
 };
 
-// One band of one plane.
+// Output rows of one phase in a band.
 template <class T>
 struct Target {
-  const PlanarPhase* phases;  // of the row's phase, one for each phase of the columns
-  T* out;                     // of the band's first row of this phase
-  int64_t pitch, rows;        // elements between rows of the phase; how many
+  const PlanarPhase* phases;  // one for each phase of the columns
+  T* out;                     // the first row
+  int64_t pitch, rows;        // elements from one row to the next; how many there are
   accumulator_t<T> bias;
 };
 
-// Rows i, i + share, ... (N of them) of one phase of the band's rows: computed in the tensor itself where a vector
-// fits.
-template <int N, class T, class A>
-void row_group(const Planar& b, const Target<T>& t, const Memory<A>& m, int64_t i) {
+// Rows i, i + share, ..., `count` of them. Rows of at least a vector are computed in the tensor itself, where its type
+// and the phases allow it.
+template <class T, class A>
+void row_chunk(const Planar& b, const Target<T>& t, const Memory<A>& m, int64_t i, int64_t count) {
   const AxisMap& width = b.axis[2];
-  const int64_t pitch = b.share * t.pitch;
+  const bool direct = std::is_same_v<A, T> && width.div == 1 && width.out >= lanes<A>;
+  const int64_t groups = count / kRows, pitch = b.share * t.pitch, line = width.div * b.out_line;
   T* out = t.out + i * t.pitch;
-  // A short row's vector overruns it: only into rows of this band that are yet to come.
-  const bool fits = width.out >= lanes<A> ||
-                    (t.pitch == width.out && b.share == 1 && (i + N - 1) * t.pitch + lanes<A> <= t.rows * t.pitch);
-  const bool direct = std::is_same_v<A, T> && width.div == 1 && fits;
   for (int64_t f = 0; f < width.div; ++f) {
     const PlanarPhase& phase = t.phases[f];
-    Rows<A> r{b.strips + phase.first_strip,
+    const int64_t length = b.phase[2][f].outputs;
+    Sums<A> r{b.strips + phase.first_strip,
               phase.strips,
               b.columns + phase.first_column,
               phase.columns,
@@ -132,32 +134,37 @@ void row_group(const Planar& b, const Target<T>& t, const Memory<A>& m, int64_t 
               m.weights + phase.first_weight,
               t.bias,
               m.lines + f * b.out_line,
-              width.div * b.out_line};
+              line};
     if constexpr (std::is_same_v<A, T>)
       if (direct) r.out = out, r.pitch = pitch;
-    whole_rows<A, N>(r, b.phase[2][f].outputs);
+    sum_rows<A, kRows>(r, groups, kRows * b.next, kRows * r.pitch, length);
+    r.source += groups * kRows * b.next, r.out += groups * kRows * r.pitch;
+    sum_rows<A, 1>(r, count % kRows, b.next, r.pitch, length);
   }
   if (direct) return;
-  for (int64_t row = 0; row < N; ++row, out += pitch) {
-    const A* line = m.lines + row * width.div * b.out_line;
-    if (fits && width.div == 1 && width.out < lanes<A>) {
-      store_as<T, A>(out, load(line));
+  const bool in_order = width.div == 1 && b.axis[1].div == 1 && b.share == 1;
+  const T* end = t.out + t.rows * t.pitch;
+  for (int64_t row = 0; row < count; ++row, out += pitch) {
+    const A* from = m.lines + row * line;
+    // A short row's vector overruns it, where that is into rows that are yet to come.
+    if (width.out < lanes<A> && in_order && out + lanes<A> <= end) {
+      store_as<T, A>(out, load(from));
     } else {
-      join_row(out, line, b.out_line, width.out, width.div);
+      join_row(out, from, b.out_line, width.out, width.div);
     }
   }
 }
 
 // Where a task reads and writes.
 template <class T>
-struct Planes {
+struct Place {
   const T *from, *end;  // the source plane; the end of the source
   T* to;
   int64_t channel, d, band;
 };
 
 template <class T>
-void planar_band(const PlanarDepthwise& p, const Planes<T>& at, const Memory<accumulator_t<T>>& m) {
+void planar_band(const PlanarDepthwise& p, const Place<T>& at, const Memory<accumulator_t<T>>& m) {
   const Planar& b = *p.planar;
   const Correlation& c = p.problem;
   fill_band(b, m.source, at.from, c.src_strides, at.d, at.band, at.end);
@@ -175,11 +182,10 @@ void planar_band(const PlanarDepthwise& p, const Planes<T>& at, const Memory<acc
     t.out = at.to + at.d * c.dst_strides.at[0] + (at.band * b.height * height.div + h) * c.dst_strides.at[1];
     t.rows = least(b.height, b.phase[1][h].outputs - at.band * b.height);
     for (int64_t first = 0; first < least(b.share, t.rows); ++first)
-      for (int64_t i = first; i < t.rows;) {
-        const bool many = i + (kRows - 1) * b.share < t.rows;
-        if (h == 0) prefetch(ahead + i * ahead_row, (many ? kRows : 1) * ahead_row * int64_t(sizeof(T)));
-        many ? row_group<kRows>(b, t, m, i) : row_group<1>(b, t, m, i);
-        i += (many ? kRows : 1) * b.share;
+      for (int64_t i = first; i < t.rows; i += kChunk * b.share) {
+        const int64_t count = least(kChunk, (t.rows - i - 1) / b.share + 1);
+        if (h == 0) prefetch(ahead + i * ahead_row, count * ahead_row * int64_t(sizeof(T)));
+        row_chunk(b, t, m, i, count);
       }
   }
 }
@@ -193,14 +199,14 @@ void planar_depthwise(const void* context, int64_t begin, int64_t end) {
     using T = decltype(type);
     using A = accumulator_t<T>;
     const Planar& b = *p.planar;
-    const int64_t lines = kRows * b.axis[2].div * b.out_line;
+    const int64_t lines = kChunk * b.axis[2].div * b.out_line;
     Memory<A> m;
     m.source = static_cast<A*>(scratch(size_t(b.elements + lines + b.taps) * sizeof(A)));
     m.lines = m.source + b.elements, m.weights = m.lines + lines;
     fill(m.source, b.elements, A(0));
     const int64_t slices = b.axis[0].out, per_plane = b.bands * slices;
     int64_t n = begin / per_plane / p.channels;
-    Planes<T> at;
+    Place<T> at;
     at.channel = begin / per_plane % p.channels, at.d = begin / b.bands % slices, at.band = begin % b.bands;
     at.end = static_cast<const T*>(c.src) + c.n * c.src_strides.n;
     for (int64_t index = begin; index < end; ++index) {

@@ -58,6 +58,13 @@ void short_rows(A* to, int64_t line, const T* from, int64_t pitch, int64_t rows,
   }
 }
 
+// `rows` rows of the tensor into lines.
+template <class A, class T>
+void copy_rows(A* to, int64_t line, const T* from, int64_t pitch, int64_t rows, int64_t count, const T* end) {
+  if (count < lanes<A>) return short_rows(to, line, from, pitch, rows, count, end);
+  for (int64_t i = 0; i < rows; ++i, to += line, from += pitch) convert_line(to, from, count);
+}
+
 // The source rows of band `band` of output slice d, from a plane of a tensor that ends at `end`. The padding left and
 // right of the columns must be in the scratch already: zero it once, before the first band.
 template <class A, class T>

@@ -16,9 +16,10 @@ struct Kernels {
   Task planar_depthwise;        // PlanarDepthwise
   Task pixel_depthwise;         // PixelDepthwise
   Task pixel_pack;
-  Task depthwise_gradient;  // DepthwiseGradient
-  Task depthwise_gradient_sum;
-  Task blocked_pack;  // Blocked
+  Task planar_gradient;         // PlanarGradient
+  Task pixel_gradient;          // PixelGradient
+  Task depthwise_gradient_sum;  // GradientSum
+  Task blocked_pack;            // Blocked
   Task blocked;
   Task max_pool;  // Pooling; a task is one row of all channels of a sample, or of one channel (NCHW)
   Task max_pool_dgrad;
