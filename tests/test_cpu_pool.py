@@ -115,6 +115,13 @@ def test_pooling_is_torchs(suite: str, layout: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_windows_beside_the_input_have_no_winner(layout: str) -> None:
+    for dilation in ((3, 3), (3, 1), (1, 3)):
+        size = tuple(2 if each == 3 else 9 for each in dilation)
+        check_max(pool("beside", "max", 2, 9, size, 2, 1, 1, dilation), layout, "float32", "special")
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
 def test_bits_do_not_depend_on_threads_or_batch(layout: str) -> None:
     case = pool("many", "average", 5, 24, (33, 35), 3, 2, 1)
     alone = replace(case, n=1)
@@ -149,7 +156,7 @@ def random_pools(draw: st.DrawFn) -> PoolCase:
         padding = tuple(min(p, size // 2) for p, size in zip(padding, window, strict=True))
     return pool(
         "fuzz", kind, draw(st.integers(1, 2)), draw(st.integers(1, 19) | st.sampled_from([32, 37])),
-        tuple(draw(st.integers(d * (size - 1) + 1, d * (size - 1) + (40 if rank == 1 else 14 if rank == 2 else 5)))
+        tuple(draw(st.integers(d * (size - 1) + 1, d * (size - 1) + (40, 14, 5)[rank - 1]))
               for size, d in zip(window, dilation, strict=True)),
         window, tuple(draw(st.integers(1, 4)) for _ in range(rank)), padding, dilation, draw(st.booleans()),
         draw(st.booleans()), draw(st.sampled_from([None, None, 3])),
