@@ -118,7 +118,7 @@ Rate pool_rate(const PoolProblem& p, Pass pass, Maker maker) {
   }
   if (maximum && pass == Pass::fprop) return nchw ? Rate{6, 0, 2.9} : Rate{8, 0.057, 0.186};
   if (maximum) return {8, nchw ? 0.18 : 0.21, 0.046};
-  if (pass == Pass::fprop) return nchw ? Rate{2.5, 0.024, 1.1} : Rate{3, 0.035, 0.096};
+  if (pass == Pass::fprop) return nchw ? Rate{2.5, 0.024, 1.1} : Rate{3, 0.13, 0.1};
   return nchw ? Rate{7, 0.044, 1} : Rate{8, 0.28, 0.12};
 }
 
