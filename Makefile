@@ -63,9 +63,11 @@ format: $(VENV)/installed
 
 CXX_FILES = $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu')
 
-# Registers, shared memory and spills of every CUDA kernel as built; fails on any spill.
+# Registers, shared memory and spills of every CUDA kernel as built, then what the tensor-core kernels' main loops issue;
+# fails on any spill, and where a main loop is not made of what it should be.
 resources: build
 	$(PY) -m bench.resources
+	$(PY) -m bench.sass
 
 bench: build
 	$(PY) -m bench --suite quick $(ARGS)

@@ -18,6 +18,7 @@ from torch import Tensor
 from . import backends, plans, settings
 from .arguments import Ints, Rejected, conv_padding, dense, dense_strides, integers, is_channels_last, is_dense
 from .launch import conv_launch
+from .precision import math_of
 
 _TORCH_CONV = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
 _LETTERS = {1: "L", 2: "H, W", 3: "D, H, W"}
@@ -68,6 +69,7 @@ class Convolution:
         """Validate and plan. Raises Rejected for bad arguments; RuntimeError if a forced kernel refuses."""
         self.rank, self.given, self.settings = rank, given, settings.current
         self.device, self.dtype, self.x_shape = x.device, x.dtype, tuple(x.shape)
+        self.math = math_of(self.settings, x.device) if x.dtype is torch.float32 else "ieee"
         self._plans: dict[tuple[str, bool], Any] = {}
         if x.device.type not in backends.DEVICE_TYPES:
             self.module, self.refusal = None, f"no backend for {x.device.type} tensors"
@@ -147,6 +149,7 @@ class Convolution:
             threads=self.threads,
             device=self.device.index or 0,
             bias=bias,
+            math=self.math,
         )
 
     def _launch(self, pass_: str, bias: bool = False) -> Callable[..., Tensor]:

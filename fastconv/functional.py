@@ -14,6 +14,7 @@ from torch.nn import functional as torch_functional
 
 from . import settings
 from .dispatch import elsewhere, is_watched
+from .precision import torchs_switch
 from .repeats import known
 from .routes import convolve, pool
 
@@ -57,6 +58,7 @@ def conv2d(
         bias is None,
         _is_grad_enabled(),
         settings.current,
+        torchs_switch(),
         _threads(),
     )
     for check, run, _ in known.get(key, ()):

@@ -21,6 +21,7 @@ from .autograd import apply_average, apply_fprop, apply_max
 from .convolution import ConvArguments, Convolution
 from .dispatch import elsewhere, is_plain, ordinary
 from .pooling import PoolArguments, Pooling
+from .precision import torchs_switch
 from .repeats import remember
 
 #: A dynamic shape makes a new route each time; beyond this many the routes start over.
@@ -189,7 +190,7 @@ def _find(key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
 def conv_route(rank: int, x: Any, w: Any, bias: Any, *arguments: Any) -> Any:
     """The route of a call. Raises what torch raises for bad arguments."""
     threads = plans.threads_for(x.device)
-    key = ("conv", rank, _look(x), _look(w), _look(bias), _typed(arguments), settings.current, threads)
+    key = ("conv", rank, _look(x), _look(w), _look(bias), _typed(arguments), settings.current, torchs_switch(), threads)
     try:
         return _find(key, lambda: Convolution(x, w, bias, ConvArguments(*_frozen(arguments)), rank))
     except Rejected as refusal:

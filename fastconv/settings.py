@@ -34,7 +34,7 @@ def intern(backend: str | None, kernel: str | None, precision: str) -> Settings:
 
 
 #: What is in force now. Read it as ``settings.current``: it is rebound by the context managers.
-current: Settings = intern(None, None, "ieee")
+current: Settings = intern(None, None, "torch")
 
 
 class Choice:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
 
+import oracle
 import pytest
 import torch
 import torch.nn.functional as F
@@ -79,6 +80,16 @@ def conv_oracle(case: ConvCase, pass_: str, operands: ConvOperands) -> Tensor:
     return gradient
 
 
+def conv_exactly(case: ConvCase, operands: ConvOperands) -> dict[str, Tensor]:
+    """Every pass by its definition, in more than float64."""
+    return {
+        "fprop": oracle.fprop(case, operands.x, operands.w, operands.bias),
+        "dgrad": oracle.dgrad(case, operands.gy, operands.w),
+        "wgrad": oracle.wgrad(case, operands.x, operands.gy),
+        "bgrad": oracle.bgrad(operands.gy),
+    }
+
+
 def pool_oracle(case: PoolCase, x: Tensor) -> tuple[Tensor, Tensor | None]:
     """torch's pooling: output, and plane indices for max. Where torch lacks the dtype (3-D averages), via float32."""
     rank = len(case.input)
@@ -108,10 +119,10 @@ class Driver:
     module: ModuleType
     device: str
 
-    def kernels(self, case: ConvCase, pass_: str, dtype: str, layout: str) -> list[str]:
+    def kernels(self, case: ConvCase, pass_: str, dtype: str, layout: str, math: str = "ieee") -> list[str]:
         """The kernels that accept a pass of the case, all but PyTorch's."""
         problem = self.module.ConvProblem(**case.arguments(dtype, layout))
-        found = self.module.conv_plan(problem, pass_).candidates
+        found = self.module.conv_plan(problem, pass_, math=math).candidates
         return [each.kernel for each in found if each.accepted and each.kernel != "aten"]
 
     def put(self, tensor: Tensor, layout: str, offset: int = 0) -> Tensor:
@@ -139,11 +150,12 @@ class Driver:
         kernel: str = "",
         offset: int = 0,
         workspace_limit: int = -1,
+        math: str = "ieee",
     ) -> Tensor:
         """One pass of the case (fprop with the bias), back in host memory."""
         dtype = next(name for name, each in DTYPES.items() if each == operands.x.dtype)
         plan = self.conv_plan(
-            case, pass_, dtype, layout, kernel, workspace_limit=workspace_limit, bias=pass_ == "fprop"
+            case, pass_, dtype, layout, kernel, workspace_limit=workspace_limit, bias=pass_ == "fprop", math=math
         )
         x, w, gy = (self.put(t, layout, offset) for t in (operands.x, operands.w, operands.gy))
         bias = operands.bias.to(self.device)

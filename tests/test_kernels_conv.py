@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
-import oracle
 import pytest
 import torch
 from kernel_driver import (
@@ -13,6 +12,7 @@ from kernel_driver import (
     DTYPES,
     LAYOUTS,
     Driver,
+    conv_exactly,
     conv_operands,
     conv_oracle,
     gpu_driver,  # noqa: F401 (a fixture)
@@ -22,6 +22,7 @@ from shapes import CONV_DEFAULT, CONV_NETWORK, CONV_RIGOROUS, ConvCase, conv
 from fastconv.testing import assert_close_to_float64
 
 PASSES = ("fprop", "dgrad", "wgrad")
+IGEMM_TILES = ("128x128", "64x128", "64x64")
 
 
 def ids(cases: tuple[ConvCase, ...]) -> list[str]:
@@ -68,13 +69,7 @@ def test_misaligned_addresses(driver: Driver, dtype: str) -> None:
 def test_error_is_torchs(driver: Driver, case: ConvCase, dtype: str) -> None:
     """Random values: at most twice as far from the definition as torch at the same dtype."""
     operands = conv_operands(case, dtype)
-    exactly = {
-        "fprop": oracle.fprop(case, operands.x, operands.w, operands.bias),
-        "dgrad": oracle.dgrad(case, operands.gy, operands.w),
-        "wgrad": oracle.wgrad(case, operands.x, operands.gy),
-        "bgrad": oracle.bgrad(operands.gy),
-    }
-    for pass_, exact in exactly.items():
+    for pass_, exact in conv_exactly(case, operands).items():
         theirs = conv_oracle(case, pass_, operands)
         for layout in LAYOUTS:
             ours = driver.conv(case, pass_, operands, layout)
@@ -195,7 +190,7 @@ def test_refusals_say_why(driver: Driver) -> None:
 
     small = conv("small", 1, 2, 3, (4, 4), 3)
     assert reasons(small, "fprop") == {
-        **{f"igemm_{tile}": "float16 and bfloat16, not float32" for tile in ("128x128", "64x128", "64x64")},
+        **{f"igemm_{tile}": "the precision asked for is ieee, not tf32 or tf32x3" for tile in IGEMM_TILES},
         "depthwise": "one input and one output channel a group, here 2 and 3",
         "bias_sum": "computes the bias gradient, not fprop",
     }

@@ -114,10 +114,18 @@ def test_train_step_in_every_dtype(native: Target, dtype: torch.dtype) -> None:
 
 
 def test_precision_modes() -> None:
-    with fastconv.precision("ieee"):
-        pass
-    for mode in ("tf32", "tf32x3"):
-        with pytest.raises(ValueError, match="tensor-core"):
-            fastconv.precision(mode)
+    """The mode reaches the plan of the forward pass and, through it, those of the backward passes."""
+    x = random_tensor((1, 8, 5, 5), channels_last=True, seed=1).requires_grad_()
+    w = random_tensor((8, 8, 3, 3), channels_last=True, seed=2).requires_grad_()
+    with fastconv.use_backend("emulator"):
+        for mode, family in (("torch", "direct"), ("ieee", "direct"), ("tf32", "igemm"), ("tf32x3", "igemm")):
+            with fastconv.precision(mode):
+                for pass_ in ("fprop", "dgrad", "wgrad"):
+                    assert fastconv.plan("conv2d", x, w, pass_=pass_).kernel.startswith(family), (mode, pass_)
+        with fastconv.precision("tf32"):
+            y = fastconv.functional.conv2d(x, w)
+        (gx,) = torch.autograd.grad(y.sum(), x)
+    (exact,) = torch.autograd.grad(torch.nn.functional.conv2d(x.double(), w.double()).sum(), x)
+    assert 1e-5 < (gx - exact).abs().max() / exact.abs().max() < 1e-3, "rounded to tf32, and not further off"
     with pytest.raises(ValueError, match="mode"):
         fastconv.precision("float")

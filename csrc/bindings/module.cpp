@@ -199,11 +199,13 @@ PYBIND11_MODULE(FASTCONV_MODULE, m) {
   m.def(
       "conv_plan",
       [](const ConvProblem& problem, const std::string& pass, const std::string& kernel, int64_t workspace_limit,
-         int threads, int device, bool bias) {
-        return make_plan(problem, parse_pass(pass), conv_options(kernel, workspace_limit, threads, device, bias));
+         int threads, int device, bool bias, const std::string& math) {
+        PlanOptions options = conv_options(kernel, workspace_limit, threads, device, bias);
+        options.math = parse_math(math);
+        return make_plan(problem, parse_pass(pass), options);
       },
       py::arg("problem"), py::arg("pass_"), py::kw_only(), py::arg("kernel") = "", py::arg("workspace_limit") = -1,
-      py::arg("threads") = 0, py::arg("device") = 0, py::arg("bias") = false);
+      py::arg("threads") = 0, py::arg("device") = 0, py::arg("bias") = false, py::arg("math") = "ieee");
   m.def(
       "pool_plan",
       [](const PoolProblem& problem, const std::string& pass, const std::string& kernel, int64_t workspace_limit,

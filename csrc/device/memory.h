@@ -142,8 +142,9 @@ struct word<16> {
 template <class V>
 using word_t = typename word<int(sizeof(V))>::type;
 
+// By value: a reference into shared memory would be copied byte by byte.
 template <class To, class From>
-FC_DEVICE To bits(const From& from) {
+FC_DEVICE To bits(From from) {
   static_assert(sizeof(To) == sizeof(From));
   To to;
   memcpy(&to, &from, sizeof to);

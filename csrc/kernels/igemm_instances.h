@@ -1,4 +1,4 @@
-// Instantiates the tensor-core kernels of one dtype: included by igemm_<dtype>.cu only.
+// Instantiates the tensor-core kernels of one dtype and way to multiply: included by igemm_<name>.cu only.
 #pragma once
 
 #include "kernels/igemm_launch.h"
@@ -11,10 +11,12 @@ using TilingOf = WarpTiling<shape_of(tile).rows, shape_of(tile).columns, shape_o
                             shape_of(tile).warp_columns, shape_of(tile).depth_bytes, shape_of(tile).stages>;
 
 // Calls visit(WarpTiling<...>{}, std::integral_constant<int, copy bytes>{}).
-template <class T, class Visit>
+template <class T, Math Products, class Visit>
 void visit_igemm(IgemmTile tile, int copy_bytes, Visit&& visit) {
   using Wide = std::integral_constant<int, 16>;
-  if (tile == IgemmTile::large) return visit(TilingOf<IgemmTile::large>{}, Wide{});
+  if constexpr (has_math(IgemmTile::large, Products)) {
+    if (tile == IgemmTile::large) return visit(TilingOf<IgemmTile::large>{}, Wide{});
+  }
   if (tile == IgemmTile::tall) return visit(TilingOf<IgemmTile::tall>{}, Wide{});
   if (copy_bytes == 16) return visit(TilingOf<IgemmTile::square>{}, Wide{});
   if constexpr (has_copy<T>(IgemmTile::square, 2)) {
@@ -23,27 +25,27 @@ void visit_igemm(IgemmTile tile, int copy_bytes, Visit&& visit) {
   visit(TilingOf<IgemmTile::square>{}, std::integral_constant<int, 4>{});
 }
 
-template <class T>
+template <class T, Math Products>
 void launch_igemm_gather(IgemmTile tile, int copy_bytes, const device::Launch& launch, const GatherParams& params) {
-  visit_igemm<T>(tile, copy_bytes, [&](auto tiling, auto bytes) {
+  visit_igemm<T, Products>(tile, copy_bytes, [&](auto tiling, auto bytes) {
     using Tiling = decltype(tiling);
     if (params.transposed) {
-      device::launch(igemm_gather<IgemmGather<T, Tiling, true, decltype(bytes)::value>>, launch, params);
+      device::launch(igemm_gather<IgemmGather<T, Products, Tiling, true, decltype(bytes)::value>>, launch, params);
     } else {
-      device::launch(igemm_gather<IgemmGather<T, Tiling, false, decltype(bytes)::value>>, launch, params);
+      device::launch(igemm_gather<IgemmGather<T, Products, Tiling, false, decltype(bytes)::value>>, launch, params);
     }
   });
 }
 
-template <class T>
+template <class T, Math Products>
 void launch_igemm_wgrad(IgemmTile tile, int copy_bytes, const device::Launch& launch, const WgradParams& params) {
-  visit_igemm<T>(tile, copy_bytes, [&](auto tiling, auto bytes) {
-    device::launch(igemm_wgrad<IgemmWgrad<T, decltype(tiling), decltype(bytes)::value>>, launch, params);
+  visit_igemm<T, Products>(tile, copy_bytes, [&](auto tiling, auto bytes) {
+    device::launch(igemm_wgrad<IgemmWgrad<T, Products, decltype(tiling), decltype(bytes)::value>>, launch, params);
   });
 }
 
-#define FASTCONV_IGEMM_INSTANCES(T)                                                                 \
-  template void launch_igemm_gather<T>(IgemmTile, int, const device::Launch&, const GatherParams&); \
-  template void launch_igemm_wgrad<T>(IgemmTile, int, const device::Launch&, const WgradParams&);
+#define FASTCONV_IGEMM_INSTANCES(T, math)                                                                 \
+  template void launch_igemm_gather<T, math>(IgemmTile, int, const device::Launch&, const GatherParams&); \
+  template void launch_igemm_wgrad<T, math>(IgemmTile, int, const device::Launch&, const WgradParams&);
 
 }  // namespace fastconv::kernels

@@ -1,5 +1,5 @@
 // The planner's door to the tensor-core kernels: which tiles exist, and starting one. One source per dtype
-// (igemm_f16.cu, ...) defines the functions for its T; float32 is computed in tf32.
+// and way to multiply (igemm_f16.cu, ...) defines the functions for its T.
 #pragma once
 
 #include "device/launch.h"
@@ -38,9 +38,13 @@ constexpr bool has_copy(IgemmTile tile, int bytes) {
   return bytes == 16 || (tile == IgemmTile::square && bytes >= int(sizeof(T)));
 }
 
-template <class T>
+// tf32x3 takes twice the registers.
+constexpr bool has_math(IgemmTile tile, Math math) { return math != Math::tf32x3 || tile != IgemmTile::large; }
+
+// `Products`: ieee for 16-bit types, tf32 or tf32x3 for float.
+template <class T, Math Products>
 void launch_igemm_gather(IgemmTile tile, int copy_bytes, const device::Launch& launch, const GatherParams& params);
-template <class T>
+template <class T, Math Products>
 void launch_igemm_wgrad(IgemmTile tile, int copy_bytes, const device::Launch& launch, const WgradParams& params);
 
 }  // namespace fastconv::kernels

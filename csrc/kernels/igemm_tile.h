@@ -119,10 +119,42 @@ struct WarpTiling {
   FC_DEVICE static int first_column() { return int(threadIdx.x) / 32 % warps_across * WarpColumns; }
 };
 
+// What the tensor cores multiply: 16-bit operands as they are, float32 in one tf32 part or in two.
+template <class T, Math Products>
+struct Operands {
+  static constexpr int parts = Products == Math::tf32x3 ? 2 : 1;
+  uint32_t big[4], small[parts == 2 ? 4 : 1];
+
+  // Rounds to nearest: the tensor core itself would cut off. x = big + small to 21 bits (Ootomo and Yokota, 2022).
+  FC_DEVICE void split() {
+    if constexpr (sizeof(T) == 4) {
+      FC_UNROLL
+      for (int e = 0; e < 4; ++e) {
+        const float value = float_of(big[e]);
+        big[e] = to_tf32(value);
+        if constexpr (parts == 2) {
+          const float rest = value - float_of(big[e]);
+          small[e] = rest == rest ? to_tf32(rest) : 0;  // of an infinity: none
+        }
+      }
+    }
+  }
+
+ private:
+  FC_DEVICE static float float_of(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+  }
+};
+
 // A warp's float32 accumulators: sum[i][j] is the m16n8 block at rows 16 i, columns 8 j.
-template <class T, class Tiling>
+template <class T, Math Products, class Tiling>
 struct WarpSums {
   static constexpr int down = Tiling::warp_rows / 16, across = Tiling::warp_columns / 8;
+  // tf32x3 is for accuracy: every two steps are summed apart, by the tensor core, which cuts off, and join the total
+  // rounded.
+  static constexpr bool apart = Products == Math::tf32x3;
   float sum[down][across][4] = {};
 
   template <class LeftTile>
@@ -134,40 +166,61 @@ struct WarpSums {
   FC_DEVICE void multiply(const Fragments<LeftTile, true, down>& left,
                           const Fragments<RightTile, false, across / 2>& right, const SharedBytes& left_tile,
                           const SharedBytes& right_tile) {
+    if constexpr (!apart) return multiply_into<0, LeftTile::steps>(sum, left, right, left_tile, right_tile);
+    add_apart<0>(left, right, left_tile, right_tile);
+    if constexpr (LeftTile::steps == 4) add_apart<2>(left, right, left_tile, right_tile);
+  }
+
+ private:
+  template <int First, class LeftTile, class RightTile>
+  FC_DEVICE void add_apart(const Fragments<LeftTile, true, down>& left,
+                           const Fragments<RightTile, false, across / 2>& right, const SharedBytes& left_tile,
+                           const SharedBytes& right_tile) {
+    float part[down][across][4] = {};
+    multiply_into<First, First + 2>(part, left, right, left_tile, right_tile);
     FC_UNROLL
-    for (int step = 0; step < LeftTile::steps; ++step) {
-      uint32_t a[down][4], b[across / 2][4];
+    for (int i = 0; i < down; ++i) {
       FC_UNROLL
-      for (int i = 0; i < down; ++i) left.load(a[i], left_tile, i, step), rounded(a[i]);
+      for (int j = 0; j < across; ++j) {
+        FC_UNROLL
+        for (int e = 0; e < 4; ++e) sum[i][j][e] += part[i][j][e];
+      }
+    }
+  }
+
+  template <int First, int Last, class LeftTile, class RightTile>
+  FC_DEVICE static void multiply_into(float (&d)[down][across][4], const Fragments<LeftTile, true, down>& left,
+                                      const Fragments<RightTile, false, across / 2>& right,
+                                      const SharedBytes& left_tile, const SharedBytes& right_tile) {
+    FC_UNROLL
+    for (int step = First; step < Last; ++step) {
+      Operands<T, Products> a[down], b[across / 2];
       FC_UNROLL
-      for (int j = 0; j < across / 2; ++j) right.load(b[j], right_tile, j, step), rounded(b[j]);
+      for (int i = 0; i < down; ++i) left.load(a[i].big, left_tile, i, step), a[i].split();
+      FC_UNROLL
+      for (int j = 0; j < across / 2; ++j) right.load(b[j].big, right_tile, j, step), b[j].split();
       FC_UNROLL
       for (int i = 0; i < down; ++i) {
         FC_UNROLL
         for (int j = 0; j < across; ++j) {
-          const uint32_t half[2] = {b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]};
-          if constexpr (sizeof(T) == 2) {
-            mma_m16n8k16<T>(sum[i][j], a[i], half);
-          } else {
-            mma_m16n8k8_tf32(sum[i][j], a[i], half);
+          if constexpr (apart) {  // small products first
+            mma(d[i][j], a[i].small, b[j / 2].big, j % 2);
+            mma(d[i][j], a[i].big, b[j / 2].small, j % 2);
           }
+          mma(d[i][j], a[i].big, b[j / 2].big, j % 2);
         }
       }
     }
   }
 
- private:
-  // tf32: to nearest; the tensor core itself would cut off.
-  FC_DEVICE static void rounded(uint32_t (&r)[4]) {
-    if constexpr (sizeof(T) == 4) {
-      FC_UNROLL
-      for (int e = 0; e < 4; ++e) r[e] = to_tf32(bits_float(r[e]));
+  // With the first or second mma operand b of a pair.
+  FC_DEVICE static void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&pair)[4], int which) {
+    const uint32_t b[2] = {pair[2 * which], pair[2 * which + 1]};
+    if constexpr (sizeof(T) == 2) {
+      mma_m16n8k16<T>(d, a, b);
+    } else {
+      mma_m16n8k8_tf32(d, a, b);
     }
-  }
-  FC_DEVICE static float bits_float(uint32_t bits) {
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
   }
 };
 

@@ -159,9 +159,10 @@ FC_DEVICE void store_lines(const Sums& sums, Element* out, const Element* bias, 
 // ---- fprop and dgrad ----
 
 // `Bytes`: of a copy from global to shared memory; the channels of either operand are whole vectors of that.
-template <class T_, class Tiling_, bool Transposed, int Bytes>
+template <class T_, Math Products, class Tiling_, bool Transposed, int Bytes>
 struct IgemmGather {
   using T = T_;
+  using Sums = WarpSums<T, Products, Tiling_>;
   using Tiling = Tiling_;
   static constexpr int threads = Tiling::threads;
   static constexpr bool transposed = Transposed;
@@ -182,7 +183,7 @@ void igemm_gather(const FC_GRID_CONSTANT GatherParams p) {
   using T = typename Config::T;
   using Tiling = typename Config::Tiling;
   const SharedBytes ring = dynamic_shared<unsigned char>();
-  WarpSums<T, Tiling> sums;
+  typename Config::Sums sums;
   {
     const GatherBlock block(p, Tiling::rows, Tiling::columns);
     const Extents positions = positions_of(p, block);
@@ -219,9 +220,10 @@ void igemm_gather(const FC_GRID_CONSTANT GatherParams p) {
 
 // ---- wgrad ----
 
-template <class T_, class Tiling_, int Bytes>
+template <class T_, Math Products, class Tiling_, int Bytes>
 struct IgemmWgrad {
   using T = T_;
+  using Sums = WarpSums<T, Products, Tiling_>;
   using Tiling = Tiling_;
   static constexpr int threads = Tiling::threads;
   using LeftTile = SharedTile<T, Tiling::rows, Major::tile, Tiling::depth_bytes>;
@@ -253,7 +255,7 @@ void igemm_wgrad(const FC_GRID_CONSTANT WgradParams p) {
   const Extents positions{{int(p.batch), axis[0].positions, axis[1].positions, axis[2].positions}};
   const int64_t start = slice * p.slice_length, rest = positions.volume() - start;
   const int length = int(rest < p.slice_length ? rest : p.slice_length);
-  WarpSums<T, Tiling> sums;
+  typename Config::Sums sums;
   Left left(p, group, first_row, start, length);
   Right right(p, axis, positions, group, first_column, start, {table_offset, table_at});
   multiply_stages<Config>(sums, left, right, ring, (length + depth - 1) / depth);

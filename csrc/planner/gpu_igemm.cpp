@@ -36,7 +36,10 @@ template <IgemmTile tile>
 std::string refuse(const ConvProblem& p, Pass pass, const PlanOptions& options) {
   if (pass != Pass::fprop && pass != Pass::dgrad && pass != Pass::wgrad)
     return concat("computes fprop, dgrad and wgrad, not ", name_of(pass));
-  if (p.dtype != DType::f16 && p.dtype != DType::bf16) return concat("float16 and bfloat16, not ", name_of(p.dtype));
+  if (p.dtype == DType::f64) return "tensor cores of this kind have no float64";
+  if (p.dtype == DType::f32 && options.math == Math::ieee) return "the precision asked for is ieee, not tf32 or tf32x3";
+  if (p.dtype == DType::f32 && !has_math(tile, options.math))
+    return concat("this tile has no registers for ", name_of(options.math));
   if (p.layout != Layout::nhwc) return "reads channels last";
   if (auto reason = refuse_size(p); !reason.empty()) return reason;
   if (pass != Pass::wgrad)
@@ -60,6 +63,11 @@ double efficiency_of(const IgemmShape& shape, int bytes) {
   return whole * (bytes == 16 ? 1 : bytes == 4 ? 0.35 : 0.15);
 }
 
+double tensor_peak(const ConvProblem& p, const PlanOptions& options) {
+  if (p.dtype != DType::f32) return h100.tensor_flops;
+  return h100.tensor_flops / (options.math == Math::tf32 ? 2 : 6);
+}
+
 template <IgemmTile tile>
 Cost cost(const ConvProblem& p, Pass pass, const PlanOptions& options) {
   constexpr IgemmShape shape = shape_of(tile);
@@ -68,7 +76,7 @@ Cost cost(const ConvProblem& p, Pass pass, const PlanOptions& options) {
   const int64_t depth = ceil_div(gemm.depth, stage_depth(shape, p)) * stage_depth(shape, p);
   Work work{tiles, 2.0 * shape.rows * shape.columns * double(depth), efficiency_of(shape, copy_bytes(p)),
             p.bytes(pass)};
-  work.peak = h100.tensor_flops;
+  work.peak = tensor_peak(p, options);
   const double source = double((pass == Pass::dgrad ? p.y_elements() : p.x_elements()) * size_of(p.dtype));
   if (source > h100.l2_bytes) work.bytes += source * double(ceil_div(gemm.rows, shape.rows) - 1);
   if (pass != Pass::wgrad) return roofline(p.dtype, work);
@@ -82,6 +90,9 @@ Cost cost(const ConvProblem& p, Pass pass, const PlanOptions& options) {
 
 // ---- prepare ----
 
+template <Math math>
+using Products = std::integral_constant<Math, math>;
+
 // Runs a pass with the addresses at hand; misaligned ones (a slice of a bigger buffer) are copied in what fits them.
 struct Run {
   GatherParams gather;
@@ -92,6 +103,7 @@ struct Run {
   int bytes;
   int64_t blocks;
   int device;
+  Math math;
 
   void operator()(const ConvArgs& args) const {
     const device::DeviceScope scope(device);
@@ -114,7 +126,9 @@ struct Run {
     now.source = args.a, now.filter = args.b, now.bias = args.bias, now.out = args.out;
     now.vector_stores = gather.vector_stores && aligned(args.out, 16) && aligned(args.bias, 16);
     name_gather_regions(launch, problem, pass, args);
-    visit([&](auto t) { launch_igemm_gather<decltype(t)>(tile, fits, launch, now); });
+    visit([&](auto t, auto products) {
+      launch_igemm_gather<decltype(t), decltype(products)::value>(tile, fits, launch, now);
+    });
   }
 
   void run_wgrad(device::Launch& launch, int fits, const ConvArgs& args) const {
@@ -122,19 +136,31 @@ struct Run {
     now.x = args.a, now.gy = args.b, now.out = now.partial ? args.workspace : args.out;
     now.vector_stores = wgrad.vector_stores && aligned(now.out, 16);
     name_wgrad_regions(launch, problem, now);
-    visit([&](auto t) { launch_igemm_wgrad<decltype(t)>(tile, fits, launch, now); });
+    visit([&](auto t, auto products) {
+      launch_igemm_wgrad<decltype(t), decltype(products)::value>(tile, fits, launch, now);
+    });
     if (now.partial) sum_slices(problem.dtype, args, problem.w_elements(), now.slices);
   }
 
   template <class Visit>
   void visit(Visit&& with) const {
-    problem.dtype == DType::f16 ? with(f16{}) : with(bf16{});
+    if (problem.dtype == DType::f16) return with(f16{}, Products<Math::ieee>{});
+    if (problem.dtype == DType::bf16) return with(bf16{}, Products<Math::ieee>{});
+    math == Math::tf32 ? with(0.0f, Products<Math::tf32>{}) : with(0.0f, Products<Math::tf32x3>{});
   }
 };
 
 Run run_of(const ConvProblem& p, Pass pass, const PlanOptions& options, const Slices& slices, IgemmTile tile) {
   const BlockTile block = block_of(shape_of(tile));
-  Run run{{}, {}, p, pass, tile, copy_bytes(p), tiles_of(p, gemm_of(p, pass), block) * slices.count, options.device};
+  Run run{{},
+          {},
+          p,
+          pass,
+          tile,
+          copy_bytes(p),
+          tiles_of(p, gemm_of(p, pass), block) * slices.count,
+          options.device,
+          options.math};
   if (pass == Pass::wgrad) {
     run.wgrad = wgrad_params(p, block, slices, slices.count > 1 ? 4 : vector_of(p));
   } else {
@@ -146,7 +172,7 @@ Run run_of(const ConvProblem& p, Pass pass, const PlanOptions& options, const Sl
 void Run::at_any_address(const ConvArgs& args) const {
   const Slices slices{wgrad.slices ? wgrad.slices : 1, wgrad.slice_length};
   PlanOptions options;
-  options.device = device;
+  options.device = device, options.math = math;
   run_of(problem, pass, options, slices, IgemmTile::square)(args);
 }
 
@@ -161,6 +187,7 @@ Prepared<ConvProblem> prepare(const ConvProblem& p, Pass pass, const PlanOptions
   prepared.launch = run;
   prepared.detail = concat("tile ", shape.rows, "x", shape.columns, "x", stage_depth(shape, p), ", ", shape.stages,
                            " stages, grid ", run.blocks, ", copies of ", run.bytes, " bytes");
+  if (p.dtype == DType::f32) prepared.detail += concat(", ", name_of(options.math));
   if (gemm.phases > 1) prepared.detail += concat(", ", gemm.phases, " stride phases");
   if (slices.count > 1) {
     prepared.workspace_bytes = slices.count * p.w_elements() * accumulator_bytes(p.dtype);

@@ -139,6 +139,11 @@ const char* name_of(Pass pass) {
 
 const char* name_of(PoolKind kind) { return kind == PoolKind::max ? "max" : "average"; }
 
+const char* name_of(Math math) {
+  constexpr const char* names[] = {"ieee", "tf32", "tf32x3"};
+  return names[int(math)];
+}
+
 Layout parse_layout(const std::string& name) { return parse_name(name, {Layout::nchw, Layout::nhwc}, "layout"); }
 
 Pass parse_pass(const std::string& name) {
@@ -148,6 +153,8 @@ Pass parse_pass(const std::string& name) {
 PoolKind parse_pool_kind(const std::string& name) {
   return parse_name(name, {PoolKind::max, PoolKind::average}, "kind");
 }
+
+Math parse_math(const std::string& name) { return parse_name(name, {Math::ieee, Math::tf32, Math::tf32x3}, "math"); }
 
 Axes spread(const std::vector<int64_t>& values, int rank, int64_t absent, const char* argument) {
   require(int(values.size()) == rank, argument, ": expected ", rank, " values, one a spatial dimension, got ",

@@ -46,6 +46,8 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     _add_common(conv, ("fprop", "dgrad", "wgrad", "bgrad"))
     conv.add_argument("--k", type=int, default=64, metavar="K", help="output channels (default 64)")
     conv.add_argument("--groups", type=int, default=1)
+    math = ("ieee", "tf32", "tf32x3")
+    conv.add_argument("--math", choices=math, default="ieee", help="what float32 products are made of")
     conv.add_argument("--bias", action="store_true", help="fprop adds a bias")
     conv.set_defaults(kind="conv", build=_conv_plan)
     pools = ("max_pool", "max", ("fprop", "dgrad", "gather")), ("avg_pool", "average", ("fprop", "dgrad"))
@@ -122,7 +124,7 @@ def _plan_options(options: argparse.Namespace) -> dict[str, Any]:
 
 def _conv_plan(module: ModuleType, options: argparse.Namespace) -> Any:
     problem = module.ConvProblem(**_geometry(options), k=options.k, groups=options.groups)
-    return module.conv_plan(problem, options.pass_, bias=options.bias, **_plan_options(options))
+    return module.conv_plan(problem, options.pass_, bias=options.bias, math=options.math, **_plan_options(options))
 
 
 def _pool_plan(module: ModuleType, options: argparse.Namespace) -> Any:

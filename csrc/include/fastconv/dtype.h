@@ -22,6 +22,10 @@ namespace fastconv {
 
 enum class DType : uint8_t { f64, f32, f16, bf16 };
 
+// What float32 products are made of, at least: float32 itself, operands rounded to tf32 (10 bits), or three products of
+// tf32 parts, which together are as good as float32's. Other dtypes have one way only.
+enum class Math : uint8_t { ieee, tf32, tf32x3 };
+
 struct f16 {
   uint16_t bits;
 };

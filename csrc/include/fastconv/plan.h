@@ -20,6 +20,7 @@ struct PlanOptions {
   int64_t workspace_limit = -1;  // bytes; negative: no limit
   int threads = 0;               // CPU backend: threads to use at most; 0: the OpenMP default
   int device = 0;                // CUDA backend: device ordinal
+  Math math = Math::ieee;        // conv in float32
   bool bias = false;             // conv fprop: add bias[K] in the epilogue
   bool offsets = false;          // max-pool fprop: store the winning taps
   bool indices = false;          // max-pool fprop: store torch's int64 plane indices

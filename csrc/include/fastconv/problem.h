@@ -82,9 +82,11 @@ struct PoolProblem {
 const char* name_of(Layout layout);
 const char* name_of(Pass pass);
 const char* name_of(PoolKind kind);
+const char* name_of(Math math);
 Layout parse_layout(const std::string& name);
 Pass parse_pass(const std::string& name);
 PoolKind parse_pool_kind(const std::string& name);
+Math parse_math(const std::string& name);
 
 // `values` for the rank's spatial axes -> three axes, the leading ones filled with `absent`. Throws naming `argument`
 // unless there are `rank` of them.
