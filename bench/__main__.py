@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 import fastconv
-from bench import counters, environment, gpu, report, suite
+from bench import counters, environment, gpu, report, suite, timers
 from bench.cases import LAYOUTS, PASSES
 from bench.layers import SUITES, select
 from bench.timers import CLOCKS
@@ -40,11 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"bench: error: {error}", file=sys.stderr)
         return 2
+    kept = options.malloc == "keep" and options.device == "cpu" and timers.keep_freed_memory()
     rows = []
     for row in suite.run(layers, _options(options)):
         rows.append(row)
         print(progress(row), flush=True)
     facts = environment.describe(options.device) | {"clock": options.clock}
+    facts["malloc"] = "keeps freed memory" if kept else "as it comes"
     print(f"\n{report.table(rows)}\n")
     print("\n".join(report.summary(rows)))
     for path in report.write(rows, facts, options.out):
@@ -67,6 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--kernel", metavar="NAME", help="force this kernel (see fastconv.use_kernel); native: any but PyTorch's")
     add("--threads", type=int, help="CPU threads of both (default: torch's)")
     add("--clock", choices=tuple(CLOCKS), default="wall", help="cpu: only the thread's own time, with --threads 1")
+    help_malloc = "keep (the default): freed memory stays mapped; libc: as the C library likes, page faults included"
+    add("--malloc", choices=("keep", "libc"), default="keep", help=help_malloc)
     add("--rounds", type=int, default=60, help="interleaved rounds at most (default 60)")
     return parser
 

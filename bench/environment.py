@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 import fastconv
-from bench import timers
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -35,7 +34,6 @@ def describe(device: str) -> dict[str, Any]:
         "allow_tf32": torch.backends.cudnn.allow_tf32 if device == "cuda" else None,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "caches": "cold L2" if device == "cuda" else "warm",
-        "malloc": "keeps freed memory" if timers.keep_freed_memory() else "as it comes",
     }
 
 

@@ -1,8 +1,9 @@
 """Timing rivals fairly: they take turns within a round, so that all of them see the same noise.
 
-On the CPU a sample is the mean of as many repetitions as make it long enough for the clock; caches are warm, and the
-C library keeps freed memory, or else a rival's time is that of the pages its output touches first (8 µs each on some
-virtual machines: ten times the work of a depthwise convolution, and by turns, as it changes its mind). On a GPU
+On the CPU a sample is the mean of as many repetitions as make it long enough for the clock; caches are warm. Unless
+told otherwise the C library keeps freed memory, or else a rival's time may be that of the pages its tensors touch first
+(8 µs each on some virtual machines: ten times the work of a depthwise convolution, and by turns, as the library changes
+its mind). On a GPU
 a sample is one call between two CUDA events, after a write that is larger than the L2 cache; that write also keeps the
 GPU busy while the host enqueues the call, so that the host's own time does not count unless it is longer.
 """
@@ -49,7 +50,7 @@ def measure(calls: Sequence[Call], device: str, rounds: int, budget: float = 2.0
 
 @cache
 def keep_freed_memory() -> bool:
-    """Make malloc reuse what is freed instead of unmapping it; whether the C library could be told (glibc can)."""
+    """From now on malloc keeps what is freed, mapped; whether the C library could be told (glibc can)."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
@@ -60,8 +61,6 @@ def keep_freed_memory() -> bool:
 def _measure_cpu(
     calls: Sequence[Call], rounds: int, budget: float, clock: Callable[[], float], shortest: float = 4e-3
 ) -> list[Samples]:
-    keep_freed_memory()
-
     def seconds(call: Call, repetitions: int) -> float:
         start = clock()
         for _ in range(repetitions):
