@@ -5,6 +5,7 @@
 
 #include "bindings/fast_run.h"
 #include "fastconv/plan.h"
+#include "planner/aten.h"
 
 namespace py = pybind11;
 using namespace fastconv;
@@ -196,6 +197,7 @@ PYBIND11_MODULE(FASTCONV_MODULE, m) {
       .def_property_readonly("run", &fast_run<Plan<PoolProblem>, run_pool>,
                              "run(src, dst, offsets, indices, workspace, stream): addresses as ints, 0 for none");
 
+  m.attr("LAST_RESORT_MICROSECONDS") = last_resort_microseconds;  // the price of what only runs if nothing else can
   m.def(
       "conv_plan",
       [](const ConvProblem& problem, const std::string& pass, const std::string& kernel, int64_t workspace_limit,

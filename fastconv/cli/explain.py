@@ -33,7 +33,6 @@ FORMULAS = {
     ("average", "fprop"): "y[n,c,p,q] = (1/m) Σ_rs  x[n, c, p·u + r − a, q·u + s − a]   (m: the divisor of the window)",
     ("average", "dgrad"): "gx[n,c,h,w] = Σ_pq  gy[n,c,p,q] / m(p,q) over the windows that hold (h, w)",
 }
-LAST_RESORT = 1e9  # microseconds: a table's way to say "only if nothing else accepts"
 LETTERS = "u stride, d dilation, a padding"
 
 
@@ -222,6 +221,7 @@ def _floor(plan: Any, backend: str) -> str:
 
 def _candidates(plan: Any, backend: str) -> str:
     floor = _machine(plan, backend).floor(plan.problem.flops(plan.pass_), plan.problem.bytes(plan.pass_)).microseconds
+    last_resort = backend_module(backend).LAST_RESORT_MICROSECONDS
     rows = [["", "kernel", "predicted", "× floor"]]
     refusals = []
     for candidate in sorted(plan.candidates, key=lambda c: (not c.accepted, c.cost.microseconds)):
@@ -230,13 +230,18 @@ def _candidates(plan: Any, backend: str) -> str:
             continue
         predicted = candidate.cost.microseconds
         mark = "→" if candidate.kernel == plan.kernel else ""
-        if predicted >= LAST_RESORT:
+        if predicted >= last_resort:
             rows.append([mark, candidate.kernel, "last resort", ""])
             continue
         over = units.significant(predicted / floor) if floor else ""
         rows.append([mark, candidate.kernel, units.microseconds(predicted), over])
     text = "  Accepted, cheapest first by the planner's cost model:\n"
     text += units.table(rows, indent="  ", right=frozenset({2, 3}))
+    if not rows[1][0]:
+        text += (
+            "\n  → is the cheapest that adds up in the order chosen for a batch of 32, so that a sample's bits do not"
+        )
+        text += "\n  depend on the batch it comes in."
     if refusals:
         text += "\n  Refused:"
         width = max(len(candidate.kernel) for candidate in refusals)

@@ -20,7 +20,7 @@ FC_TEST_KERNEL(indices) {
   const unsigned place = block * (blockDim.x * blockDim.y * blockDim.z) + in_block;
   Vec<int, 4> where;
   where[0] = int(threadIdx.x + 100 * threadIdx.y + 10000 * threadIdx.z);
-  where[1] = int(blockIdx.x + 100 * blockIdx.y + 10000 * blockIdx.z);
+  where[1] = fresh_block_index() + int(100 * blockIdx.y + 10000 * blockIdx.z);
   where[2] = warp_id();
   where[3] = lane_id();
   store(a.as<Vec<int, 4>>(2) + place, where);
