@@ -83,6 +83,24 @@ std::string refuse_size(const ConvProblem& p) {
   return "";
 }
 
+Cost gemm_cost(const ConvProblem& p, Pass pass, const PlanOptions& options, const BlockTile& tile, int64_t depth,
+               double efficiency, double peak) {
+  const Gemm gemm = gemm_of(p, pass);
+  const double tiles = double(tiles_of(p, gemm, tile));
+  Work work{tiles, 2.0 * tile.rows * tile.columns * double(ceil_div(gemm.depth, depth) * depth), efficiency,
+            p.bytes(pass), peak};
+  // The gathered source is read once a row tile; from L2 while it fits there.
+  const double source = double((pass == Pass::dgrad ? p.y_elements() : p.x_elements()) * size_of(p.dtype));
+  if (source > h100.l2_bytes) work.bytes += source * double(ceil_div(gemm.rows, tile.rows) - 1);
+  if (pass != Pass::wgrad) return roofline(p.dtype, work);
+  const Slices slices = slices_of(p, int64_t(tiles), options, depth);
+  work.blocks *= double(slices.count), work.block_flops /= double(slices.count);
+  if (slices.count == 1) return roofline(p.dtype, work);
+  const double partial = double(slices.count * p.w_elements() * accumulator_bytes(p.dtype));
+  work.bytes += partial;
+  return roofline(p.dtype, work) + roofline(p.dtype, {1, 0, 1, partial + double(p.w_elements() * size_of(p.dtype))});
+}
+
 void sum_slices(DType dtype, const ConvArgs& args, int64_t elements, int64_t slices) {
   const SliceParams params{args.workspace, args.out, elements, int(slices)};
   const int64_t blocks = std::min<int64_t>(ceil_div(elements, reduce_threads), 8 * int64_t(h100.multiprocessors));

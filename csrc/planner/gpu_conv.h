@@ -39,6 +39,10 @@ Slices slices_of(const ConvProblem& p, int64_t tiles, const PlanOptions& options
 // The second stage of wgrad and bgrad: adds up the slices in the workspace.
 void sum_slices(DType dtype, const ConvArgs& args, int64_t elements, int64_t slices);
 
+// What a pass takes as a GEMM in tiles: stages of `depth`, at `efficiency` of `peak` FLOP/s (0: of the CUDA cores).
+Cost gemm_cost(const ConvProblem& p, Pass pass, const PlanOptions& options, const BlockTile& tile, int64_t depth,
+               double efficiency, double peak);
+
 // What every launch of a pass needs besides the addresses. `vector`: elements that a vector store writes.
 kernels::GatherParams gather_params(const ConvProblem& p, Pass pass, const BlockTile& tile, int64_t vector);
 kernels::WgradParams wgrad_params(const ConvProblem& p, const BlockTile& tile, const Slices& slices, int64_t vector);

@@ -1,7 +1,6 @@
 // The direct convolution kernels as the planner sees them: which problems they can address, what they cost, and their
 // parameters.
 #include "kernels/direct_launch.h"
-#include "planner/cost.h"
 #include "planner/gpu_conv.h"
 
 namespace fastconv::planner {
@@ -42,21 +41,7 @@ constexpr double efficiency_of(DirectTile tile) {
 
 template <DirectTile tile>
 Cost cost_direct(const ConvProblem& p, Pass pass, const PlanOptions& options) {
-  constexpr TileShape shape = shape_of(tile);
-  const Gemm gemm = gemm_of(p, pass);
-  const double tiles = double(tiles_of(p, gemm, block_of(tile)));
-  Work work{tiles, 2.0 * shape.rows * shape.columns * double(ceil_div(gemm.depth, direct_depth) * direct_depth),
-            efficiency_of(tile), p.bytes(pass)};
-  // The gathered source is read once a row tile; from L2 while it fits there.
-  const double source = double((pass == Pass::dgrad ? p.y_elements() : p.x_elements()) * size_of(p.dtype));
-  if (source > h100.l2_bytes) work.bytes += source * double(ceil_div(gemm.rows, shape.rows) - 1);
-  if (pass != Pass::wgrad) return roofline(p.dtype, work);
-  const Slices slices = slices_of(p, int64_t(tiles), options);
-  work.blocks *= double(slices.count), work.block_flops /= double(slices.count);
-  if (slices.count == 1) return roofline(p.dtype, work);
-  const double partial = double(slices.count * p.w_elements() * accumulator_bytes(p.dtype));
-  work.bytes += partial;
-  return roofline(p.dtype, work) + roofline(p.dtype, {1, 0, 1, partial + double(p.w_elements() * size_of(p.dtype))});
+  return gemm_cost(p, pass, options, block_of(tile), direct_depth, efficiency_of(tile), 0);
 }
 
 // ---- prepare ----

@@ -71,21 +71,8 @@ double tensor_peak(const ConvProblem& p, const PlanOptions& options) {
 template <IgemmTile tile>
 Cost cost(const ConvProblem& p, Pass pass, const PlanOptions& options) {
   constexpr IgemmShape shape = shape_of(tile);
-  const Gemm gemm = gemm_of(p, pass);
-  const double tiles = double(tiles_of(p, gemm, block_of(shape)));
-  const int64_t depth = ceil_div(gemm.depth, stage_depth(shape, p)) * stage_depth(shape, p);
-  Work work{tiles, 2.0 * shape.rows * shape.columns * double(depth), efficiency_of(shape, copy_bytes(p)),
-            p.bytes(pass)};
-  work.peak = tensor_peak(p, options);
-  const double source = double((pass == Pass::dgrad ? p.y_elements() : p.x_elements()) * size_of(p.dtype));
-  if (source > h100.l2_bytes) work.bytes += source * double(ceil_div(gemm.rows, shape.rows) - 1);
-  if (pass != Pass::wgrad) return roofline(p.dtype, work);
-  const Slices slices = slices_of(p, int64_t(tiles), options, stage_depth(shape, p));
-  work.blocks *= double(slices.count), work.block_flops /= double(slices.count);
-  if (slices.count == 1) return roofline(p.dtype, work);
-  const double partial = double(slices.count * p.w_elements() * accumulator_bytes(p.dtype));
-  work.bytes += partial;
-  return roofline(p.dtype, work) + roofline(p.dtype, {1, 0, 1, partial + double(p.w_elements() * size_of(p.dtype))});
+  return gemm_cost(p, pass, options, block_of(shape), stage_depth(shape, p), efficiency_of(shape, copy_bytes(p)),
+                   tensor_peak(p, options));
 }
 
 // ---- prepare ----
