@@ -15,6 +15,7 @@
 // order of a sum is that of the depth, whatever the batch and the tile's place; float32 accumulators.
 #pragma once
 
+#include "kernels/igemm_epilogue.h"
 #include "kernels/igemm_operands.h"
 
 namespace fastconv::kernels {
@@ -64,98 +65,6 @@ FC_DEVICE void multiply_stages(Sums& sums, Left& left, Right& right, const Share
   sync_threads();  // the epilogue's scratch lies over the ring
 }
 
-// ---- epilogue ----
-
-// A warp's accumulators leave through shared memory, a few lines of the result at a time, so that its lanes store whole
-// 16-byte vectors side by side. A *line* is contiguous in the result: a position's channels (fprop, dgrad), or a
-// channel's filter (wgrad); a *run* is the warp's part of one.
-//
-// Eight lanes should read 128 bytes from different banks. So in scratch the second halves of the 16-byte vectors that a
-// run will be narrowed to lie behind all first halves; and where four vectors make a run, neighbouring groups of four
-// lanes take lines that lie half the banks apart.
-template <class Element, bool AlongRows, int Run>
-struct LineScratch {
-  static constexpr int vector = 16 / int(sizeof(Element)), lines = AlongRows ? 8 : 16;
-  static constexpr int halves = vector / 4, second = Run / 2 + 4;
-  static constexpr int leading = Run + (AlongRows ? 4 : 8);
-  static constexpr int elements = lines * leading;
-  static constexpr int line_vectors = Run / vector, apart = AlongRows ? 4 : 2;
-
-  FC_DEVICE static int at(int line, int i) {
-    if constexpr (halves == 1) return line * leading + i;
-    return line * leading + i / 8 * 4 + i % 8 / 4 * second + i % 4;
-  }
-  // Of vector q, in the order in which the lanes take them.
-  FC_DEVICE static int line(int q) {
-    const int line = q / line_vectors;
-    if constexpr (line_vectors != 4) return line;
-    return line / (2 * apart) * (2 * apart) + line % 2 * apart + line / 2 % apart;
-  }
-};
-
-// The sums of `group` of lines (a column of mma blocks, or a row of them) into scratch.
-template <bool AlongRows, class Scratch, class Sums>
-FC_DEVICE void put_lines(const Sums& sums, const Shared<float>& scratch, int group) {
-  const int lane = int(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
-  FC_UNROLL
-  for (int other = 0; other < (AlongRows ? Sums::down : Sums::across); ++other) {
-    const auto& sum = AlongRows ? sums.sum[other][group] : sums.sum[group][other];
-    FC_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      if constexpr (AlongRows) {
-        FC_UNROLL
-        for (int e = 0; e < 2; ++e) scratch.store(Scratch::at(2 * t + e, 16 * other + 8 * half + g), sum[2 * half + e]);
-      } else {
-        scratch.template store_as<Vec<float, 2>>(Scratch::at(8 * half + g, 8 * other + 2 * t),
-                                                 {sum[2 * half], sum[2 * half + 1]});
-      }
-    }
-  }
-}
-
-// `offset(line)` in the warp's part: where that line's element 0 of this warp lies, negative for none. `run` elements
-// of it exist. bias[i], if any, is added to element i of every line.
-template <bool AlongRows, class Element, class Tiling, class Sums, class Offset>
-FC_DEVICE void store_lines(const Sums& sums, Element* out, const Element* bias, int run, bool vectors, Offset offset) {
-  constexpr int length = AlongRows ? Tiling::warp_rows : Tiling::warp_columns;
-  using Scratch = LineScratch<Element, AlongRows, length>;
-  constexpr int vector = Scratch::vector, groups = AlongRows ? Sums::across : Sums::down;
-  using Elements = Vec<Element, vector>;
-  static_assert(32 % Scratch::line_vectors == 0, "a lane keeps its place in the run");
-  const int lane = int(threadIdx.x) % 32, first = lane % Scratch::line_vectors * vector;
-  const Shared<float> scratch = dynamic_shared<float>() + int(threadIdx.x) / 32 * Scratch::elements;
-  const Elements biases = load_if(bias && vectors && first < run, as<Elements>(bias + first));
-  FC_UNROLL
-  for (int group = 0; group < groups; ++group) {
-    put_lines<AlongRows, Scratch>(sums, scratch, group);
-    sync_warp();
-    if (vectors) {
-      FC_UNROLL
-      for (int q = lane; q < Scratch::lines * Scratch::line_vectors; q += 32) {
-        const int line = Scratch::line(q);
-        Elements values;
-        FC_UNROLL
-        for (int e = 0; e < vector; e += 4) {
-          const auto four = scratch.template load_as<Vec<float, 4>>(Scratch::at(line, first + e));
-          FC_UNROLL
-          for (int i = 0; i < 4; ++i) values[e + i] = narrow<Element>(four[i] + widen(biases[e + i]));
-        }
-        const int64_t to = offset(group * Scratch::lines + line);
-        store_if(to >= 0 && first < run, as<Elements>(out + to + first), values);
-      }
-    } else {
-      FC_NO_UNROLL
-      for (int q = lane; q < Scratch::lines * length; q += 32) {
-        const int line = q / length, i = q % length;
-        const float sum = scratch.load(Scratch::at(line, i)) + widen(load_if(bias && i < run, bias + i));
-        const int64_t to = offset(group * Scratch::lines + line);
-        store_if(to >= 0 && i < run, out + to + i, narrow<Element>(sum));
-      }
-    }
-    sync_warp();
-  }
-}
-
 // ---- fprop and dgrad ----
 
 // `Bytes`: of a copy from global to shared memory; the channels of either operand are whole vectors of that.
@@ -177,10 +86,46 @@ FC_DEVICE Extents positions_of(const GatherParams& p, const GatherBlock& block) 
   return {{int(p.batch), block.axis[0].positions, block.axis[1].positions, block.axis[2].positions}};
 }
 
+// The block's results to y or gx, in whole vectors along the channels (NHWC) or along the plane (NCHW).
+template <class Config, class Sums>
+FC_DEVICE void store_tile(const Sums& sums, const GatherParams& p) {
+  using T = typename Config::T;
+  using Tiling = typename Config::Tiling;
+  const GatherBlock block(p, Tiling::rows, Tiling::columns);
+  const Extents positions = positions_of(p, block);
+  const int first_row = block.first_row + Tiling::first_row();
+  const int64_t first_column = block.first_column + Tiling::first_column();
+  Lattice<1> lattice;
+  lattice.base = block.group * p.out_strides.group + first_row * p.out_strides.channel;
+  lattice.stride[0] = p.out_strides.batch;
+  FC_UNROLL
+  for (int i = 0; i < 3; ++i) {
+    lattice.base += block.axis[i].out_first * p.out_strides.axis[i];
+    lattice.stride[i + 1] = block.axis[i].out_step * p.out_strides.axis[i];
+  }
+  const auto row_offset = [&](int row) { return row < p.rows - first_row ? row * p.out_strides.channel : int64_t(-1); };
+  const auto column_offset = [&](int i) {
+    const Position position = Position::at(first_column + i, positions);
+    return position.within(positions) ? lattice.offset(position) : int64_t(-1);
+  };
+  T* const out = static_cast<T*>(p.out);
+  const T* bias = p.bias ? static_cast<const T*>(p.bias) + block.group * p.rows + first_row : nullptr;
+  if (p.out_strides.channel != 1) {
+    store_lines<false, T, Tiling>(sums, out, bias, p.vector_stores, row_offset, column_offset);
+  } else if (Config::transposed) {
+    store_lines<true, T, Tiling>(sums, out, bias, p.vector_stores, row_offset, column_offset);
+  } else {  // dense: positions follow one another
+    const auto dense_offset = [&](int i) {
+      const int64_t column = first_column + i;
+      return column < positions.volume() ? lattice.base + column * p.out_strides.axis[2] : int64_t(-1);
+    };
+    store_lines<true, T, Tiling>(sums, out, bias, p.vector_stores, row_offset, dense_offset);
+  }
+}
+
 template <class Config>
 FC_KERNEL(Config::threads, 1)
 void igemm_gather(const FC_GRID_CONSTANT GatherParams p) {
-  using T = typename Config::T;
   using Tiling = typename Config::Tiling;
   const SharedBytes ring = dynamic_shared<unsigned char>();
   typename Config::Sums sums;
@@ -196,26 +141,7 @@ void igemm_gather(const FC_GRID_CONSTANT GatherParams p) {
       multiply_stages<Config>(sums, left, right, ring, (depth + stage_depth - 1) / stage_depth);
     }
   }
-  const GatherBlock block(p, Tiling::rows, Tiling::columns);
-  const Extents positions = positions_of(p, block);
-  const int first_row = block.first_row + Tiling::first_row();
-  const int64_t first_column = block.first_column + Tiling::first_column();
-  Lattice<1> lattice;
-  lattice.base = block.group * p.out_strides.group + first_row, lattice.stride[0] = p.out_strides.batch;
-  FC_UNROLL
-  for (int i = 0; i < 3; ++i) {
-    lattice.base += block.axis[i].out_first * p.out_strides.axis[i];
-    lattice.stride[i + 1] = block.axis[i].out_step * p.out_strides.axis[i];
-  }
-  const auto offset = [&](int line) {
-    const int64_t column = first_column + line;
-    if (!Config::transposed)  // dense: positions follow one another
-      return column < positions.volume() ? lattice.base + column * p.out_strides.axis[2] : int64_t(-1);
-    const Position position = Position::at(column, positions);
-    return position.within(positions) ? lattice.offset(position) : int64_t(-1);
-  };
-  const T* bias = p.bias ? static_cast<const T*>(p.bias) + block.group * p.rows + first_row : nullptr;
-  store_lines<true, T, Tiling>(sums, static_cast<T*>(p.out), bias, p.rows - first_row, p.vector_stores, offset);
+  store_tile<Config>(sums, p);
 }
 
 // ---- wgrad ----
@@ -262,13 +188,14 @@ void igemm_wgrad(const FC_GRID_CONSTANT WgradParams p) {
 
   const int row = first_row + Tiling::first_row(), column = first_column + Tiling::first_column();
   const int64_t place = ((int64_t(slice) * p.groups + group) * p.rows + row) * p.columns + column;
-  const auto offset = [&](int line) { return row + line < p.rows ? place + int64_t(line) * p.columns : int64_t(-1); };
+  const auto row_offset = [&](int i) { return row + i < p.rows ? place + int64_t(i) * p.columns : int64_t(-1); };
+  const auto column_offset = [&](int i) { return column + i < p.columns ? int64_t(i) : int64_t(-1); };
   if (p.partial) {
     store_lines<false, float, Tiling>(sums, static_cast<float*>(p.out), static_cast<const float*>(nullptr),
-                                      p.columns - column, p.vector_stores, offset);
+                                      p.vector_stores, row_offset, column_offset);
   } else {
-    store_lines<false, T, Tiling>(sums, static_cast<T*>(p.out), static_cast<const T*>(nullptr), p.columns - column,
-                                  p.vector_stores, offset);
+    store_lines<false, T, Tiling>(sums, static_cast<T*>(p.out), static_cast<const T*>(nullptr), p.vector_stores,
+                                  row_offset, column_offset);
   }
 }
 
