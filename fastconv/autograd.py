@@ -60,7 +60,7 @@ def conv_dgrad(conv: Convolution, gy: Tensor, w: Tensor) -> Tensor:
     """gx = dgrad(gy, w)."""
     if not _readable(gy, w):
         return conv.aten_dgrad(gy, w)
-    return _apply_dgrad(gy, w, conv) if _records(gy, w) else conv.dgrad(gy, w)
+    return apply_dgrad(gy, w, None, conv, lambda gy, w, _: conv.dgrad(gy, w)) if _records(gy, w) else conv.dgrad(gy, w)
 
 
 def conv_wgrad(conv: Convolution, x: Tensor, gy: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ def conv_wgrad(conv: Convolution, x: Tensor, gy: Tensor) -> Tensor:
 
 
 def conv_bgrad(conv: Convolution, gy: Tensor) -> Tensor:
-    """gb: gy summed over batch and space."""
+    """gb: the gradient gy of the call's result, summed over batch and space."""
     if not _readable(gy):
         return conv.aten_bgrad(gy)
     return _apply_bgrad(gy, conv) if _records(gy) else conv.bgrad(gy)
@@ -119,24 +119,28 @@ class ConvFprop(Function):
 
 
 class ConvDgrad(Function):
-    """gx = dgrad(gy, w): also what a transposed convolution is."""
+    """gx = dgrad(gy, w) + bias, which is also what a transposed convolution is; ``run`` as in :class:`ConvFprop`."""
 
     @staticmethod
-    def forward(ctx: Any, gy: Tensor, w: Tensor, conv: Convolution) -> Tensor:
-        """Operands of any strides."""
-        need_gy, need_w, _ = ctx.needs_input_grad
-        ctx.save_for_backward(gy if need_w else None, w if need_gy else None)
+    def forward(
+        ctx: Any, gy: Tensor, w: Tensor, bias: Tensor | None, conv: Convolution, run: Callable[..., Tensor]
+    ) -> Tensor:
+        """Keeps an operand only if the other's gradient will be asked for."""
+        need = ctx.needs_input_grad
+        ctx.save_for_backward(gy if need[1] else None, w if need[0] else None)
         ctx.conv = conv
-        return conv.dgrad(gy, w)
+        return run(gy, w, bias)
 
     @staticmethod
     def backward(ctx: Any, ggx: Tensor) -> tuple[Tensor | None, ...]:
-        """Given the gradient ggx of gx: fprop(ggx, w) and wgrad(ggx, gy)."""
+        """Given the gradient ggx of gx: fprop(ggx, w), wgrad(ggx, gy) and ggx's own sums."""
         conv, (gy, w) = ctx.conv, ctx.saved_tensors
-        need_gy, need_w, _ = ctx.needs_input_grad
+        need = ctx.needs_input_grad
         return (
-            conv_fprop(conv, ggx, w) if need_gy else None,
-            conv_wgrad(conv, ggx, gy) if need_w else None,
+            conv_fprop(conv, ggx, w) if need[0] else None,
+            conv_wgrad(conv, ggx, gy) if need[1] else None,
+            conv_bgrad(conv, ggx) if need[2] else None,
+            None,
             None,
         )
 
@@ -165,7 +169,7 @@ class ConvWgrad(Function):
 
 
 class ConvBgrad(Function):
-    """gb[k] = sum of gy[:, k]; its adjoint spreads a value over its channel."""
+    """gb[k] = sum of gy[:, k], gy as large as the call's result; its adjoint spreads a value over its channel."""
 
     @staticmethod
     def forward(ctx: Any, gy: Tensor, conv: Convolution) -> Tensor:
@@ -177,7 +181,7 @@ class ConvBgrad(Function):
     def backward(ctx: Any, ggb: Tensor) -> tuple[Tensor, None]:
         """The adjoint."""
         conv = ctx.conv
-        return ggb.reshape(-1, *[1] * conv.rank).expand(conv.y_shape), None
+        return ggb.reshape(-1, *[1] * conv.rank).expand(conv.result_shape), None
 
 
 # ---- pooling ----
@@ -293,7 +297,7 @@ class AveragePoolAdjoint(Function):
 
 
 apply_fprop = _c_apply(ConvFprop)
-_apply_dgrad = _c_apply(ConvDgrad)
+apply_dgrad = _c_apply(ConvDgrad)
 _apply_wgrad = _c_apply(ConvWgrad)
 _apply_bgrad = _c_apply(ConvBgrad)
 apply_max = _c_apply(MaxPool)

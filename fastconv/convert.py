@@ -23,11 +23,6 @@ _REPLACED = ("forward", "_conv_forward", "__call__")
 
 #: torch layers that fastconv is to have, and does not have yet
 _LATER = (
-    torch.nn.Conv1d,
-    torch.nn.Conv3d,
-    torch.nn.ConvTranspose1d,
-    torch.nn.ConvTranspose2d,
-    torch.nn.ConvTranspose3d,
     torch.nn.MaxPool1d,
     torch.nn.MaxPool3d,
     torch.nn.AvgPool1d,
@@ -114,7 +109,7 @@ def _layer_class(module: torch.nn.Module) -> type:
 
 
 def convert(model: Model) -> Model:
-    """Make every Conv2d, MaxPool2d and AvgPool2d in ``model`` run on fastconv, in place.
+    """Make every convolution and pooling layer of fastconv.nn's in ``model`` run on fastconv, in place.
 
     User subclasses that keep torch's forward are converted too and stay instances of their class; layers that cannot
     be converted are left as they are, and :func:`report` says why. Converting twice changes nothing more.

@@ -8,9 +8,8 @@ here is specific to two dimensions: ``rank`` is the number of spatial axes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,13 +19,11 @@ from .arguments import Ints, Rejected, conv_padding, dense, dense_strides, integ
 from .launch import conv_launch
 from .precision import math_of
 
-_TORCH_CONV = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
 _LETTERS = {1: "L", 2: "H, W", 3: "D, H, W"}
 
 
-@dataclass(frozen=True)
-class ConvArguments:
-    """stride, padding, dilation and groups, as the caller gave them."""
+class ConvArguments(NamedTuple):
+    """What the caller of conv gave, in torch's order."""
 
     stride: Any
     padding: Any
@@ -34,7 +31,7 @@ class ConvArguments:
     groups: Any
 
 
-def check_tensors(x: Tensor, w: Tensor, bias: Tensor | None, rank: int, groups: int) -> None:
+def check_tensors(x: Tensor, w: Tensor, bias: Tensor | None, rank: int) -> None:
     """What torch demands of the tensors before any size is computed. Raises Rejected, naming the argument."""
     if x.dim() not in (rank + 1, rank + 2):
         raise Rejected(f"input: expected [N, C, {_LETTERS[rank]}] or [C, {_LETTERS[rank]}], got {list(x.shape)}")
@@ -48,14 +45,12 @@ def check_tensors(x: Tensor, w: Tensor, bias: Tensor | None, rank: int, groups: 
             raise Rejected(f"{name}: expected it on {x.device}, where input is, got {tensor.device}", RuntimeError)
     if 0 in w.shape[2:]:
         raise Rejected(f"weight: expected a positive kernel size, got {list(w.shape[2:])}")
-    if bias is not None and tuple(bias.shape) != (w.shape[0],):
-        raise Rejected(f"bias: expected shape [{w.shape[0]}], one for each output channel, got {list(bias.shape)}")
-    channels = x.shape[x.dim() - rank - 1]
-    if groups > 0 and channels != w.shape[1] * groups:
-        raise Rejected(
-            f"input: expected {w.shape[1] * groups} channels (weight.shape[1] = {w.shape[1]} times groups = {groups}), "
-            f"got {channels}"
-        )
+
+
+def check_bias(bias: Tensor | None, channels: int) -> None:
+    """A bias has one element for each of the result's channels. Raises Rejected."""
+    if bias is not None and tuple(bias.shape) != (channels,):
+        raise Rejected(f"bias: expected shape [{channels}], one for each output channel, got {list(bias.shape)}")
 
 
 class Convolution:
@@ -65,10 +60,18 @@ class Convolution:
     ``wgrad`` and ``bgrad`` take any strides, and no bias. None of them records a gradient: autograd.py does.
     """
 
-    def __init__(self, x: Tensor, w: Tensor, bias: Tensor | None, given: ConvArguments, rank: int) -> None:
-        """Validate and plan. Raises Rejected for bad arguments; RuntimeError if a forced kernel refuses."""
-        self.rank, self.given, self.settings = rank, given, settings.current
-        self.device, self.dtype, self.x_shape = x.device, x.dtype, tuple(x.shape)
+    #: torch's functions of this kind are named so, with the rank and "d" behind; what their arguments are called
+    kind, arguments = "conv", ConvArguments
+    #: The pass that the call itself is. (A transposed convolution's is another: transposed.py.)
+    forward_pass = "fprop"
+
+    def __init__(self, x: Tensor, w: Tensor, bias: Tensor | None, given: tuple[Any, ...], rank: int) -> None:
+        """Validate and plan ``given``, the arguments in torch's order. Raises Rejected for bad ones; RuntimeError if a
+        forced kernel refuses.
+        """
+        self.rank, self.given, self.settings = rank, self.arguments(*given), settings.current
+        self.name = f"{self.kind}{rank}d"
+        self.device, self.dtype, self.input_shape = x.device, x.dtype, tuple(x.shape)
         self.math = math_of(self.settings, x.device) if x.dtype is torch.float32 else "ieee"
         self._plans: dict[tuple[str, bool], Any] = {}
         if x.device.type not in backends.DEVICE_TYPES:
@@ -76,20 +79,31 @@ class Convolution:
             self.forward = self.torch  # which also judges the arguments
             self.plan("fprop")
             return
-        self.groups = integers(given.groups, 1, "groups")[0]
-        check_tensors(x, w, bias, rank, self.groups)
-        self.stride = integers(given.stride, rank, "stride")
-        self.dilation = integers(given.dilation, rank, "dilation")
-        filter_size = tuple(w.shape[2:])
-        self.low, high = conv_padding(given.padding, rank, filter_size, self.stride, self.dilation)
-        self.extra = tuple(h - lo for h, lo in zip(high, self.low, strict=True))
+        self.groups = integers(self.given.groups, 1, "groups")[0]
+        check_tensors(x, w, bias, rank)
+        self.stride = integers(self.given.stride, rank, "stride")
+        self.dilation = integers(self.given.dilation, rank, "dilation")
         self.w_shape = tuple(w.shape)
+        self.low, high = self._read(bias)
+        self.extra = tuple(h - lo for h, lo in zip(high, self.low, strict=True))
         self.threads = plans.threads_for(x.device)
         self.channels_last = is_channels_last(x.shape, x.stride()) or is_channels_last(w.shape, w.stride())
         self.module, self.refusal = self._choose_module(x, w)
         if self.module is not None:
-            self._make_problem(filter_size, high)
+            self._make_problem(high)
         self.forward = self._bind_forward(x, w, bias)
+
+    def _read(self, bias: Tensor | None) -> tuple[Ints, Ints]:
+        """Check the sizes and set ``x_shape``; the padding below and above. Raises Rejected."""
+        check_bias(bias, self.w_shape[0])
+        channels = self.input_shape[-self.rank - 1]
+        if self.groups > 0 and channels != self.w_shape[1] * self.groups:
+            raise Rejected(
+                f"input: expected {self.w_shape[1] * self.groups} channels (weight.shape[1] = {self.w_shape[1]} times "
+                f"groups = {self.groups}), got {channels}"
+            )
+        self.x_shape = self.input_shape
+        return conv_padding(self.given.padding, self.rank, self.w_shape[2:], self.stride, self.dilation)
 
     def _choose_module(self, x: Tensor, w: Tensor) -> tuple[Any, str]:
         """The compiled module, or None and the reason."""
@@ -102,14 +116,14 @@ class Convolution:
             return None, "a tensor without elements needs no kernel"
         return backend.module, ""
 
-    def _make_problem(self, filter_size: Ints, high: Ints) -> None:
+    def _make_problem(self, high: Ints) -> None:
         try:
             self.problem = self.module.ConvProblem(
                 n=self.x_shape[0],
                 c=self.x_shape[1],
                 k=self.w_shape[0],
                 input=self.x_shape[2:],
-                filter=filter_size,
+                filter=self.w_shape[2:],
                 stride=self.stride,
                 padding=self.low,
                 padding_high=high,
@@ -124,10 +138,16 @@ class Convolution:
         self.x_strides, self.w_strides, self.y_strides = (
             dense_strides(shape, self.channels_last) for shape in (self.x_shape, self.w_shape, self.y_shape)
         )
+        # What the bias is added to, and bgrad sums: only the output's sizes matter to its plan.
+        self.result_shape, self.result_strides, self.bias_problem = self.y_shape, self.y_strides, self.problem
 
     # ---- plans ----
-    def plan(self, pass_: str, bias: bool = False) -> Any:
-        """The pass's plan, made when first asked for."""
+    def plan(self, pass_: str) -> Any:
+        """The plan of a pass of the call: "fprop", "dgrad", "wgrad" or "bgrad"."""
+        return self._plan(pass_)
+
+    def _plan(self, pass_: str, bias: bool = False) -> Any:
+        """The plan of a pass of the problem, made when first asked for."""
         key = (pass_, bias)
         if key not in self._plans:
             self._plans[key] = self._make_plan(pass_, bias)
@@ -137,13 +157,13 @@ class Convolution:
         if pass_ not in ("fprop", "dgrad", "wgrad", "bgrad"):
             raise ValueError(f"pass_: expected fprop, dgrad, wgrad or bgrad for a convolution, got {pass_!r}")
         if self.module is None:
-            plan = plans.AtenPlan(f"conv{self.rank}d {self.dtype} {list(self.x_shape)}", pass_, self.refusal)
+            plan = plans.AtenPlan(f"{self.name} {self.dtype} {list(self.input_shape)}", pass_, self.refusal)
             plans.note_aten(plan)
             return plan
         return plans.make_plan(
             self.module,
             "conv",
-            self.problem,
+            self.bias_problem if pass_ == "bgrad" else self.problem,
             pass_,
             self.settings,
             threads=self.threads,
@@ -154,15 +174,21 @@ class Convolution:
 
     def _launch(self, pass_: str, bias: bool = False) -> Callable[..., Tensor]:
         """``launch(a, b, bias)`` on dense operands: only for plans that are not aten."""
-        shape = {"fprop": self.y_shape, "dgrad": self.x_shape, "wgrad": self.w_shape, "bgrad": self.w_shape[:1]}
-        strides = {"fprop": self.y_strides, "dgrad": self.x_strides, "wgrad": self.w_strides, "bgrad": (1,)}
-        return conv_launch(self.plan(pass_, bias), self.device, self.dtype, shape[pass_], strides[pass_])
+        shape, strides = {
+            "fprop": (self.y_shape, self.y_strides),
+            "dgrad": (self.x_shape, self.x_strides),
+            "wgrad": (self.w_shape, self.w_strides),
+            "bgrad": (self.result_shape[1:2], (1,)),
+        }[pass_]
+        return conv_launch(self._plan(pass_, bias), self.device, self.dtype, shape, strides)
 
     def _bind_forward(self, x: Tensor, w: Tensor, bias: Tensor | None) -> Callable[..., Tensor]:
-        if self.plan("fprop", bias is not None).is_aten:
+        pass_ = self.forward_pass
+        if self._plan(pass_, bias is not None).is_aten:
             return self.torch
-        launch, channels_last = self._launch("fprop", bias is not None), self.channels_last
-        strides = ((x, self.x_strides), (w, self.w_strides), (bias, (1,)))
+        launch, channels_last = self._launch(pass_, bias is not None), self.channels_last
+        x_strides = self.x_strides if pass_ == "fprop" else self.y_strides
+        strides = ((x, x_strides), (w, self.w_strides), (bias, (1,)))
         if all(each is None or is_dense(each, wanted) for each, wanted in strides):
             return launch
         return lambda x, w, bias: launch(
@@ -171,23 +197,22 @@ class Convolution:
 
     def torch(self, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
         """PyTorch's own operator on the caller's own arguments; differentiable."""
-        given = self.given
-        return _TORCH_CONV[self.rank](x, w, bias, given.stride, given.padding, given.dilation, given.groups)
+        return getattr(torch, self.name)(x, w, bias, *self.given)
 
     @cached_property
     def is_native(self) -> bool:
         """Whether any pass (but bgrad) runs a kernel of ours; where none does, torch's own autograd is leanest."""
-        return any(not self.plan(pass_).is_aten for pass_ in ("fprop", "dgrad", "wgrad"))
+        return any(not self._plan(pass_).is_aten for pass_ in ("fprop", "dgrad", "wgrad"))
 
     @cached_property
     def backward_is_aten(self) -> bool:
         """Whether PyTorch computes both dgrad and wgrad."""
-        return self.plan("dgrad").is_aten and self.plan("wgrad").is_aten
+        return self._plan("dgrad").is_aten and self._plan("wgrad").is_aten
 
     # ---- passes, operands of any strides; each is bound to its plan when first used ----
     def _bind(self, pass_: str, a_strides: Ints, b_strides: Ints, aten: Callable[..., Any]) -> Callable[..., Any]:
         """``run(a, b)``: our kernel on operands made dense, or ``aten`` where the plan is PyTorch's."""
-        if self.plan(pass_).is_aten:
+        if self._plan(pass_).is_aten:
             return aten
         launch, channels_last = self._launch(pass_), self.channels_last
 
@@ -218,7 +243,7 @@ class Convolution:
     @cached_property
     def bgrad(self) -> Callable[[Tensor], Tensor]:
         """``bgrad(gy)`` -> the gradient of the bias: gy summed over everything but its channels."""
-        return self._bind("bgrad", self.y_strides, (), self.aten_bgrad)
+        return self._bind("bgrad", self.result_strides, (), self.aten_bgrad)
 
     # ---- the same passes by PyTorch; differentiable, and good under every transform ----
     def aten_fprop(self, x: Tensor, w: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ goes the long way (routes.py), where everything is checked and planned.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,58 +14,141 @@ from torch import Tensor
 from torch.nn import functional as torch_functional
 
 from . import settings
+from .convolution import Convolution
 from .dispatch import elsewhere, is_watched
 from .precision import torchs_switch
 from .repeats import known
 from .routes import convolve, pool
+from .transposed import TransposedConvolution
 
 _is_grad_enabled = torch.is_grad_enabled
 _threads = torch.get_num_threads
 
 
-def conv2d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Tensor:
-    """torch.nn.functional.conv2d.
+# What the docstrings call the axes of the input, of the filter and of the output.
+_AXES = {1: ("L", "S", "Q"), 2: ("H, W", "R, S", "P, Q"), 3: ("D, H, W", "T, R, S", "O, P, Q")}
+_SIZES = {1: "an int or one in a tuple", 2: "an int or a pair", 3: "an int or three"}
+_LAST = {1: "contiguous", 2: "channels_last if input or weight is", 3: "channels_last_3d if input or weight is"}
+
+
+def _named(function: Callable[..., Any], name: str, doc: str) -> Callable[..., Any]:
+    """``function`` as if it had been defined by that name at the top of this module."""
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = doc
+    return function
+
+
+# One body for three ranks, made three times over rather than called: a call more is felt in a small convolution.
+def _conv(rank: int) -> Callable[..., Tensor]:
+    torchs = getattr(torch_functional, f"conv{rank}d")
+
+    def conv(
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Tensor:
+        if is_watched():
+            return elsewhere(conv, torchs, input, weight, bias, stride, padding, dilation, groups)
+        key = (
+            conv,
+            id(weight),
+            id(stride),
+            id(padding),
+            id(dilation),
+            id(groups),
+            bias is None,
+            _is_grad_enabled(),
+            settings.current,
+            torchs_switch(),
+            _threads(),
+        )
+        for check, run, _ in known.get(key, ()):
+            if check(input, weight) if bias is None else check(input, weight, bias):
+                return run(input, weight, bias)
+        return convolve(conv, Convolution, rank, key, input, weight, bias, stride, padding, dilation, groups)
+
+    size, window, out = _AXES[rank]
+    doc = f"""torch.nn.functional.conv{rank}d.
 
     Args:
-        input: [N, C, H, W] or [C, H, W].
-        weight: [K, C/groups, R, S].
+        input: [N, C, {size}] or [C, {size}].
+        weight: [K, C/groups, {window}].
         bias: [K] or None.
-        stride, dilation: an int or a pair.
-        padding: an int, a pair, "valid" or "same".
+        stride, dilation: {_SIZES[rank]}.
+        padding: {_SIZES[rank]}, "valid" or "same".
         groups: divides C and K.
 
     Returns:
-        [N, K, P, Q] (or [K, P, Q]), channels_last if input or weight is.
+        [N, K, {out}] (or [K, {out}]), {_LAST[rank]}.
 
     Raises:
-        What torch.nn.functional.conv2d raises, with a message that names the argument.
+        What torch.nn.functional.conv{rank}d raises, with a message that names the argument.
     """
-    if is_watched():
-        return elsewhere(conv2d, torch_functional.conv2d, input, weight, bias, stride, padding, dilation, groups)
-    key = (
-        id(weight),
-        id(stride),
-        id(padding),
-        id(dilation),
-        id(groups),
-        bias is None,
-        _is_grad_enabled(),
-        settings.current,
-        torchs_switch(),
-        _threads(),
-    )
-    for check, run, _ in known.get(key, ()):
-        if check(input, weight) if bias is None else check(input, weight, bias):
-            return run(input, weight, bias)
-    return convolve(conv2d, 2, key, input, weight, bias, stride, padding, dilation, groups)
+    return _named(conv, f"conv{rank}d", doc)
+
+
+def _conv_transpose(rank: int) -> Callable[..., Tensor]:
+    torchs = getattr(torch_functional, f"conv_transpose{rank}d")
+
+    def conv_transpose(
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        dilation: Any = 1,
+    ) -> Tensor:
+        arguments = (stride, padding, output_padding, groups, dilation)
+        if is_watched():
+            return elsewhere(conv_transpose, torchs, input, weight, bias, *arguments)
+        key = (
+            conv_transpose,
+            id(weight),
+            id(stride),
+            id(padding),
+            id(output_padding),
+            id(groups),
+            id(dilation),
+            bias is None,
+            _is_grad_enabled(),
+            settings.current,
+            torchs_switch(),
+            _threads(),
+        )
+        for check, run, _ in known.get(key, ()):
+            if check(input, weight) if bias is None else check(input, weight, bias):
+                return run(input, weight, bias)
+        return convolve(conv_transpose, TransposedConvolution, rank, key, input, weight, bias, *arguments)
+
+    size, window, out = _AXES[rank]
+    doc = f"""torch.nn.functional.conv_transpose{rank}d: what conv{rank}d's input receives from a gradient ``input``.
+
+    Args:
+        input: [N, C, {size}] or [C, {size}].
+        weight: [C, K/groups, {window}].
+        bias: [K] or None; the kernel adds it before it stores.
+        stride, padding, dilation: {_SIZES[rank]}, of the convolution.
+        output_padding: {_SIZES[rank]}: how much larger than the least the output is, less than stride or dilation.
+        groups: divides C and K.
+
+    Returns:
+        [N, K, {out}] (or [K, {out}]), {_LAST[rank]}. An output has
+        ``(input - 1) * stride - 2 * padding + dilation * (kernel - 1) + output_padding + 1`` positions an axis.
+
+    Raises:
+        What torch.nn.functional.conv_transpose{rank}d raises, with a message that names the argument.
+    """
+    return _named(conv_transpose, f"conv_transpose{rank}d", doc)
+
+
+conv1d, conv2d, conv3d = (_conv(rank) for rank in (1, 2, 3))
+conv_transpose1d, conv_transpose2d, conv_transpose3d = (_conv_transpose(rank) for rank in (1, 2, 3))
 
 
 def max_pool2d(
@@ -175,7 +259,8 @@ def _teach_torchscript() -> None:
         from torch.jit import _builtins
     except ImportError:  # a torch without TorchScript, which is deprecated: nothing to teach
         return
-    for function in (conv2d, max_pool2d, max_pool2d_with_indices, avg_pool2d):
+    convs = (conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d)
+    for function in (*convs, max_pool2d, max_pool2d_with_indices, avg_pool2d):
         _builtins._register_builtin(function, f"aten::{function.__name__}")
 
 

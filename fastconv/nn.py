@@ -4,6 +4,8 @@ initialisation, pickling and deepcopy hold; only ``forward`` differs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as torch_functional
@@ -11,14 +13,70 @@ from torch.nn import functional as torch_functional
 from . import functional
 
 
-class Conv2d(torch.nn.Conv2d):
-    """torch.nn.Conv2d: same arguments, parameters and padding modes."""
+def _conv_forward(conv: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """torch.nn.Conv*d._conv_forward, by ``conv``. (torch.jit.script compiles what a closure returns.)"""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.padding_mode != "zeros":
             input = torch_functional.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
-            return functional.conv2d(input, weight, bias, self.stride, (0, 0), self.dilation, self.groups)
-        return functional.conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+            return conv(input, weight, bias, self.stride, 0, self.dilation, self.groups)
+        return conv(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+    return _conv_forward
+
+
+class Conv1d(torch.nn.Conv1d):
+    """torch.nn.Conv1d: same arguments, parameters and padding modes."""
+
+    _conv_forward = _conv_forward(functional.conv1d)
+
+
+class Conv2d(torch.nn.Conv2d):
+    """torch.nn.Conv2d: same arguments, parameters and padding modes."""
+
+    _conv_forward = _conv_forward(functional.conv2d)
+
+
+class Conv3d(torch.nn.Conv3d):
+    """torch.nn.Conv3d: same arguments, parameters and padding modes."""
+
+    _conv_forward = _conv_forward(functional.conv3d)
+
+
+def _transpose_forward(conv_transpose: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """torch.nn.ConvTranspose*d.forward, by ``conv_transpose``."""
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """As torch's: of all sizes that the output may have, ``output_size`` says which."""
+        # Torch's layer refuses other padding modes when it is made; one that was changed later, now.
+        if self.padding_mode != "zeros":
+            raise ValueError("padding_mode: a transposed convolution has only 'zeros'")
+        output_padding = self._output_padding(
+            input, output_size, self.stride, self.padding, self.kernel_size, len(self.kernel_size), self.dilation
+        )
+        return conv_transpose(
+            input, self.weight, self.bias, self.stride, self.padding, output_padding, self.groups, self.dilation
+        )
+
+    return forward
+
+
+class ConvTranspose1d(torch.nn.ConvTranspose1d):
+    """torch.nn.ConvTranspose1d: same arguments and parameters."""
+
+    forward = _transpose_forward(functional.conv_transpose1d)
+
+
+class ConvTranspose2d(torch.nn.ConvTranspose2d):
+    """torch.nn.ConvTranspose2d: same arguments and parameters."""
+
+    forward = _transpose_forward(functional.conv_transpose2d)
+
+
+class ConvTranspose3d(torch.nn.ConvTranspose3d):
+    """torch.nn.ConvTranspose3d: same arguments and parameters."""
+
+    forward = _transpose_forward(functional.conv_transpose3d)
 
 
 class MaxPool2d(torch.nn.MaxPool2d):
@@ -55,7 +113,12 @@ class AvgPool2d(torch.nn.AvgPool2d):
 
 #: torch's layer -> ours
 LAYERS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
+    torch.nn.Conv1d: Conv1d,
     torch.nn.Conv2d: Conv2d,
+    torch.nn.Conv3d: Conv3d,
+    torch.nn.ConvTranspose1d: ConvTranspose1d,
+    torch.nn.ConvTranspose2d: ConvTranspose2d,
+    torch.nn.ConvTranspose3d: ConvTranspose3d,
     torch.nn.MaxPool2d: MaxPool2d,
     torch.nn.AvgPool2d: AvgPool2d,
 }

@@ -17,12 +17,13 @@ from torch.nn import functional as torch_functional
 
 from . import plans, settings
 from .arguments import Rejected
-from .autograd import apply_average, apply_fprop, apply_max
-from .convolution import ConvArguments, Convolution
+from .autograd import apply_average, apply_dgrad, apply_fprop, apply_max
+from .convolution import Convolution
 from .dispatch import elsewhere, is_plain, ordinary
 from .pooling import PoolArguments, Pooling
 from .precision import torchs_switch
 from .repeats import remember
+from .transposed import TransposedConvolution
 
 #: A dynamic shape makes a new route each time; beyond this many the routes start over.
 MAX_ROUTES = 4096
@@ -31,16 +32,23 @@ routes: dict[Any, Any] = {}
 
 
 def convolve(
-    function: Callable[..., Any], rank: int, repeat: Any, x: Any, w: Any, bias: Any, *arguments: Any
+    function: Callable[..., Any],
+    kind: type[Convolution],
+    rank: int,
+    repeat: Any,
+    x: Any,
+    w: Any,
+    bias: Any,
+    *arguments: Any,
 ) -> Tensor:
-    """A call ``function(x, w, bias, *arguments)`` of conv``rank``d; ``repeat`` is its key among the repeats."""
+    """A call ``function(x, w, bias, *arguments)`` of a convolution; ``repeat`` is its key among the repeats."""
     tensors = (x, w) if bias is None else (x, w, bias)
     if not (all(is_plain(each) for each in tensors) and ordinary()):
-        return elsewhere(function, getattr(torch_functional, f"conv{rank}d"), x, w, bias, *arguments)
+        return elsewhere(function, getattr(torch_functional, function.__name__), x, w, bias, *arguments)
     operands = _autocast(x, w, bias)
     if x.dim() == rank + 1:
         return function(x.unsqueeze(0), w, bias, *arguments).squeeze(0)
-    conv = conv_route(rank, *operands, *arguments)
+    conv = conv_route(kind, rank, *operands, *arguments)
     run = conv.forward
     if torch.is_grad_enabled() and any(each.requires_grad for each in tensors):
         run = _recorded_conv(conv) if conv.is_native else conv.torch
@@ -52,7 +60,8 @@ def convolve(
 
 
 def _recorded_conv(conv: Convolution) -> Callable[..., Tensor]:
-    return lambda x, w, bias: apply_fprop(x, w, bias, conv, conv.forward)
+    apply = apply_fprop if conv.forward_pass == "fprop" else apply_dgrad
+    return lambda x, w, bias: apply(x, w, bias, conv, conv.forward)
 
 
 def pool(
@@ -187,15 +196,16 @@ def _find(key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
     return route
 
 
-def conv_route(rank: int, x: Any, w: Any, bias: Any, *arguments: Any) -> Any:
+def conv_route(kind: type[Convolution], rank: int, x: Any, w: Any, bias: Any, *arguments: Any) -> Any:
     """The route of a call. Raises what torch raises for bad arguments."""
     threads = plans.threads_for(x.device)
-    key = ("conv", rank, _look(x), _look(w), _look(bias), _typed(arguments), settings.current, torchs_switch(), threads)
+    key = (kind, rank, _look(x), _look(w), _look(bias), _typed(arguments), settings.current, torchs_switch(), threads)
     try:
-        return _find(key, lambda: Convolution(x, w, bias, ConvArguments(*_frozen(arguments)), rank))
+        return _find(key, lambda: kind(x, w, bias, _frozen(arguments), rank))
     except Rejected as refusal:
-        torch_function = getattr(torch_functional, f"conv{rank}d")
-        return _settle(refusal, f"conv{rank}d", lambda x, w, bias: torch_function(x, w, bias, *arguments), x, w, bias)
+        name = f"{kind.kind}{rank}d"
+        torch_function = getattr(torch_functional, name)
+        return _settle(refusal, name, lambda x, w, bias: torch_function(x, w, bias, *arguments), x, w, bias)
 
 
 def pool_route(rank: int, kind: str, x: Any, *arguments: Any) -> Any:
@@ -216,16 +226,38 @@ def _batched(x: Tensor, rank: int) -> Tensor:
     return x.unsqueeze(0) if x.dim() == rank + 1 else x
 
 
-def _conv2d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Any:
-    return conv_route(2, *_autocast(_batched(input, 2), weight, bias), stride, padding, dilation, groups)
+def _conv(rank: int) -> Callable[..., Any]:
+    def route(
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Any:
+        operands = _autocast(_batched(input, rank), weight, bias)
+        return conv_route(Convolution, rank, *operands, stride, padding, dilation, groups)
+
+    return route
+
+
+def _conv_transpose(rank: int) -> Callable[..., Any]:
+    def route(
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        dilation: Any = 1,
+    ) -> Any:
+        operands = _autocast(_batched(input, rank), weight, bias)
+        arguments = (stride, padding, output_padding, groups, dilation)
+        return conv_route(TransposedConvolution, rank, *operands, *arguments)
+
+    return route
 
 
 def _max_pool2d(
@@ -254,7 +286,8 @@ def _avg_pool2d(
 
 
 BY_NAME: dict[str, Callable[..., Any]] = {
-    "conv2d": _conv2d,
+    **{f"conv{rank}d": _conv(rank) for rank in (1, 2, 3)},
+    **{f"conv_transpose{rank}d": _conv_transpose(rank) for rank in (1, 2, 3)},
     "max_pool2d": _max_pool2d,
     "avg_pool2d": _avg_pool2d,
 }

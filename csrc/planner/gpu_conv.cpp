@@ -161,7 +161,7 @@ void name_gather_regions(device::Launch& launch, const ConvProblem& p, Pass pass
   const int64_t element = size_of(p.dtype);
   name_regions(launch, {{args.a, element * (dgrad ? p.y_elements() : p.x_elements()), dgrad ? "gy" : "x"},
                         {args.b, element * p.w_elements(), "weight"},
-                        {args.bias, element * p.k, "bias"},
+                        {args.bias, element * (dgrad ? p.c : p.k), "bias"},
                         {args.out, element * (dgrad ? p.x_elements() : p.y_elements()), "output"}});
 }
 

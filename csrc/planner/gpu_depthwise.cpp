@@ -108,7 +108,7 @@ struct DepthwiseRun {
     launch.shared_bytes = size_t(layout.shared_bytes);
     name_regions(launch, {{args.a, element * (dgrad ? problem.y_elements() : problem.x_elements()), dgrad ? "gy" : "x"},
                           {args.b, element * problem.w_elements(), "weight"},
-                          {args.bias, element * problem.k, "bias"},
+                          {args.bias, element * (dgrad ? problem.c : problem.k), "bias"},
                           {args.out, element * (dgrad ? problem.x_elements() : problem.y_elements()), "output"}});
     visit_dtype(problem.dtype, [&](auto t) { launch_depthwise<decltype(t)>(is_last(problem), vectors, launch, now); });
   }

@@ -21,7 +21,7 @@ struct PlanOptions {
   int threads = 0;               // CPU backend: threads to use at most; 0: the OpenMP default
   int device = 0;                // CUDA backend: device ordinal
   Math math = Math::ieee;        // conv in float32
-  bool bias = false;             // conv fprop: add bias[K] in the epilogue
+  bool bias = false;             // conv fprop: add bias[K] in the epilogue; dgrad, a transposed convolution: bias[C]
   bool offsets = false;          // max-pool fprop: store the winning taps
   bool indices = false;          // max-pool fprop: store torch's int64 plane indices
 };
@@ -34,7 +34,7 @@ struct Cost {
 };
 
 // Addresses as they come from Python. conv: (a, b) is (x, w) in fprop, (gy, w) in dgrad, (x, gy) in wgrad, (gy, null)
-// in bgrad. `bias` may be null.
+// in bgrad. `bias` may be null; it has the output's channels: K in fprop, C in dgrad.
 struct ConvArgs {
   const void* a = nullptr;
   const void* b = nullptr;
