@@ -115,5 +115,6 @@ def integer_tensor(
 
 
 def _place(values: Tensor, dtype: torch.dtype, channels_last: bool, device: torch.device | str) -> Tensor:
-    format_ = torch.channels_last if channels_last and values.dim() == 4 else torch.contiguous_format
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(values.dim(), torch.contiguous_format)
+    format_ = last if channels_last else torch.contiguous_format
     return values.to(device=device, dtype=dtype).contiguous(memory_format=format_)

@@ -1,9 +1,10 @@
-"""conv2d, max_pool2d, avg_pool2d against torch's: the shape suites, four dtypes, both layouts, on every backend;
+"""Convolutions and pooling against torch's: the shape suites, four dtypes, both layouts, on every backend;
 forward, backward and double backward; then the forms an argument may take and the tensors that are not simple.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,18 +23,27 @@ from fastconv.testing import assert_close_to_float64, integer_tensor, random_ten
 Tensor = torch.Tensor
 
 
-def conv_call(case: ConvCase) -> dict[str, Any] | None:
-    """torch's keyword arguments for a suite's case, or None where conv2d has none (other rank, other asymmetry)."""
-    if len(case.input) != 2:
-        return None
+def conv_call(case: ConvCase) -> tuple[str, dict[str, Any]] | None:
+    """torch's function and keyword arguments for a suite's case, or None where it has none (other asymmetry)."""
     total = tuple(d * (f - 1) for d, f in zip(case.dilation, case.filter, strict=True))
     same = (tuple(t // 2 for t in total), tuple(t - t // 2 for t in total))
     padding: Any = case.padding_low
     if case.padding_low != case.padding_high:
-        if (case.padding_low, case.padding_high) != same or case.stride != (1, 1):
+        if (case.padding_low, case.padding_high) != same or set(case.stride) != {1}:
             return None
         padding = "same"
-    return {"stride": case.stride, "padding": padding, "dilation": case.dilation, "groups": case.groups}
+    options = {"stride": case.stride, "padding": padding, "dilation": case.dilation, "groups": case.groups}
+    return f"conv{len(case.input)}d", options
+
+
+def transposed_call(case: ConvCase) -> tuple[str, dict[str, Any]] | None:
+    """torch's function and keyword arguments that make the case's input of its output, or None where it has none."""
+    if case.padding_low != case.padding_high:
+        return None
+    axes = zip(case.input, case.padding_low, case.dilation, case.filter, case.stride, strict=True)
+    extra = tuple((i + 2 * p - d * (f - 1) - 1) % s for i, p, d, f, s in axes)
+    options = {"stride": case.stride, "padding": case.padding_low, "dilation": case.dilation, "groups": case.groups}
+    return f"conv_transpose{len(case.input)}d", {**options, "output_padding": extra}
 
 
 def pool_call(case: PoolCase) -> tuple[str, dict[str, Any]] | None:
@@ -46,30 +56,36 @@ def pool_call(case: PoolCase) -> tuple[str, dict[str, Any]] | None:
     return "avg_pool2d", {**options, **average}
 
 
-def conv_cases(suite: str) -> list[Any]:
-    return [pytest.param(case, id=case.name) for case in CONV_SUITES[suite] if conv_call(case)]
+def conv_cases(call: Callable[[ConvCase], Any], *suites: str) -> list[Any]:
+    """Cases that have a call, each in both layouts; one spatial axis has no channels_last."""
+    return [
+        pytest.param(case, layout, id=f"{case.name}-{layout}")
+        for suite in suites
+        for case in CONV_SUITES[suite]
+        for layout in ("nchw", "nhwc")
+        if call(case) and (layout == "nchw" or len(case.input) > 1)
+    ]
 
 
 def pool_cases(suite: str) -> list[Any]:
     return [pytest.param(case, id=case.name) for case in POOL_SUITES[suite] if pool_call(case)]
 
 
-def conv_tensors(case: ConvCase, dtype: torch.dtype, layout: str, device: torch.device) -> list[Tensor]:
+def conv_tensors(
+    case: ConvCase, dtype: torch.dtype, layout: str, device: torch.device, transposed: bool = False
+) -> list[Tensor]:
+    """x, w, b, gy, vx, vw; transposed, the case's output is the call's input."""
     options: dict[str, Any] = {"dtype": dtype, "channels_last": layout == "nhwc", "device": device}
-    return [
-        random_tensor((case.n, case.c, *case.input), seed=1, **options),
-        random_tensor((case.k, case.c // case.groups, *case.filter), seed=2, **options),
-        random_tensor((case.k,), dtype, seed=3, device=device),
-        random_tensor((case.n, case.k, *case.output), seed=4, **options),
-        random_tensor((case.n, case.c, *case.input), seed=5, **options),
-        random_tensor((case.k, case.c // case.groups, *case.filter), seed=6, **options),
-    ]
+    ends = [(case.n, case.c, *case.input), (case.n, case.k, *case.output)]
+    x, y = reversed(ends) if transposed else ends
+    w = (case.k, case.c // case.groups, *case.filter)
+    return [random_tensor(shape, seed=i, **options) for i, shape in enumerate((x, w, y[1:2], y, x, w), 1)]
 
 
-def conv_everything(module: Any, case: ConvCase, tensors: list[Tensor]) -> dict[str, Tensor]:
+def conv_everything(module: Any, call: tuple[str, dict[str, Any]], tensors: list[Tensor]) -> dict[str, Tensor]:
     """The output, its three gradients, and the gradients of those."""
     x, w, b, gy, vx, vw = (tensor.detach().clone().requires_grad_() for tensor in tensors)
-    y = module.conv2d(x, w, b, **conv_call(case))
+    y = getattr(module, call[0])(x, w, b, **call[1])
     gx, gw, gb = torch.autograd.grad(y, (x, w, b), gy, create_graph=True)
     # d/d(x, w, gy) of <gx, vx> + <gw, vw>: each double-backward path once, with one product each.
     hx, hw, hgy = torch.autograd.grad((gx, gw), (x, w, gy), (vx, vw))
@@ -90,29 +106,58 @@ def conv_exactly(case: ConvCase, tensors: list[Tensor]) -> dict[str, Tensor]:
     }
 
 
-def check_conv(backend: Target, case: ConvCase, dtype: torch.dtype, layout: str) -> None:
-    tensors = conv_tensors(case, dtype, layout, backend.device)
-    ours = conv_everything(FC, case, tensors)
-    theirs = conv_everything(F, case, tensors)
-    exact = conv_exactly(case, tensors)
+def transposed_exactly(case: ConvCase, tensors: list[Tensor]) -> dict[str, Tensor]:
+    """The same of the transposed convolution: dgrad in fprop's place, and its operands in wgrad's."""
+    x, w, b, gy, vx, vw = tensors
+    return {
+        "y": oracle.dgrad(case, x, w) + b.double().reshape(-1, *[1] * len(case.input)),
+        "gx": oracle.fprop(case, gy, w),
+        "gw": oracle.wgrad(case, gy, x),
+        "gb": oracle.bgrad(gy),
+        "d gw/dx": oracle.fprop(case, gy, vw),
+        "d gx/dw": oracle.wgrad(case, gy, vx),
+        "d (gx, gw)/dgy": oracle.dgrad(case, vx, w) + oracle.dgrad(case, x, vw),
+    }
+
+
+def check_conv(backend: Target, case: ConvCase, dtype: torch.dtype, layout: str, transposed: bool = False) -> None:
+    call = transposed_call(case) if transposed else conv_call(case)
+    tensors = conv_tensors(case, dtype, layout, backend.device, transposed)
+    ours, theirs = (conv_everything(module, call, tensors) for module in (FC, F))
+    exact = (transposed_exactly if transposed else conv_exactly)(case, [tensor.cpu() for tensor in tensors])
     for name, result in ours.items():
         assert_close_to_float64(result, theirs[name], exact[name], name)
-    assert ours["y"].stride() == theirs["y"].stride(), "memory format"
+    expected = theirs["y"].stride()
+    if layout == "nhwc" and len(case.input) == 3 and backend.name != "aten":
+        # torch's own CPU operators keep channels_last_3d in float32 alone.
+        expected = torch.empty_like(ours["y"], memory_format=torch.channels_last_3d).stride()
+    assert ours["y"].stride() == expected, "memory format"
 
 
-@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", conv_cases("default"))
-def test_conv2d(backend: Target, case: ConvCase, dtype: torch.dtype, layout: str) -> None:
+@pytest.mark.parametrize(("case", "layout"), conv_cases(conv_call, "default"))
+def test_conv(backend: Target, case: ConvCase, dtype: torch.dtype, layout: str) -> None:
+    check_conv(backend, case, dtype, layout)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("case", "layout"), conv_cases(transposed_call, "default"))
+def test_conv_transpose(backend: Target, case: ConvCase, dtype: torch.dtype, layout: str) -> None:
+    check_conv(backend, case, dtype, layout, transposed=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("case", "layout"), conv_cases(conv_call, "rigorous", "network"))
+def test_conv_rigorous(backend: Target, case: ConvCase, dtype: torch.dtype, layout: str) -> None:
     check_conv(backend, case, dtype, layout)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", conv_cases("rigorous") + conv_cases("network"))
-def test_conv2d_rigorous(backend: Target, case: ConvCase, dtype: torch.dtype, layout: str) -> None:
-    check_conv(backend, case, dtype, layout)
+@pytest.mark.parametrize(("case", "layout"), conv_cases(transposed_call, "rigorous", "network"))
+def test_conv_transpose_rigorous(backend: Target, case: ConvCase, dtype: torch.dtype, layout: str) -> None:
+    check_conv(backend, case, dtype, layout, transposed=True)
 
 
 def pool_everything(module: Any, case: PoolCase, x: Tensor, gy: Tensor, v: Tensor) -> dict[str, Tensor]:

@@ -23,6 +23,14 @@ CONVS: list[dict[str, Any]] = [
 PADDING_MODES = ["zeros", "reflect", "replicate", "circular"]
 
 
+TRANSPOSED: list[dict[str, Any]] = [
+    {"in_channels": 4, "out_channels": 6, "kernel_size": 3},
+    {"in_channels": 4, "out_channels": 8, "kernel_size": 2, "stride": 3, "output_padding": 2, "groups": 4},
+    {"in_channels": 4, "out_channels": 6, "kernel_size": 3, "stride": 2, "padding": 1, "dilation": 2, "bias": False},
+]
+SIZES = (7, 8, 5)
+
+
 def twins(ours: type, theirs: type, *args: Any, **kwargs: Any) -> tuple[torch.nn.Module, torch.nn.Module]:
     """Our layer and torch's with the same parameters."""
     torch.manual_seed(0)
@@ -34,20 +42,55 @@ def twins(ours: type, theirs: type, *args: Any, **kwargs: Any) -> tuple[torch.nn
     return mine, torchs
 
 
-@pytest.mark.parametrize("padding_mode", PADDING_MODES)
-@pytest.mark.parametrize("options", CONVS, ids=str)
-@pytest.mark.parametrize("batched", [True, False])
-def test_conv2d(native: Target, options: dict[str, Any], padding_mode: str, batched: bool) -> None:
-    mine, torchs = twins(nn.Conv2d, torch.nn.Conv2d, **options, padding_mode=padding_mode)
-    mine, torchs = mine.to(native.device), torchs.to(native.device)
-    x = random_tensor((2, 4, 7, 8), seed=1, device=native.device)
-    x = (x if batched else x[0]).requires_grad_()
+def assert_twins(name: str, device: torch.device, x: torch.Tensor, options: dict[str, Any], *more: Any) -> None:
+    """Our layer of this name and torch's compute and receive the same."""
     results = []
-    for layer in (mine, torchs):
-        y = layer(x)
+    for layer in twins(getattr(nn, name), getattr(torch.nn, name), **options):
+        layer = layer.to(device)
+        y = layer(x, *more)
         results.append([y, *torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])])
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("padding_mode", PADDING_MODES)
+@pytest.mark.parametrize("options", CONVS, ids=str)
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("batched", [True, False])
+def test_conv(native: Target, options: dict[str, Any], rank: int, padding_mode: str, batched: bool) -> None:
+    x = random_tensor((2, 4, *SIZES[:rank]), seed=1, device=native.device)
+    # The suite's pairs, an axis less or more.
+    fitted = {k: (v * 2)[:rank] if isinstance(v, tuple) else v for k, v in options.items()}
+    x = (x if batched else x[0]).requires_grad_()
+    assert_twins(f"Conv{rank}d", native.device, x, {**fitted, "padding_mode": padding_mode})
+
+
+@pytest.mark.parametrize("options", TRANSPOSED, ids=str)
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("batched", [True, False])
+def test_conv_transpose(native: Target, options: dict[str, Any], rank: int, batched: bool) -> None:
+    x = random_tensor((2, 4, *SIZES[:rank]), seed=1, device=native.device)
+    x = (x if batched else x[0]).requires_grad_()
+    name = f"ConvTranspose{rank}d"
+    assert_twins(name, native.device, x, options)
+    assert fastconv.plan(name.replace("ConvT", "conv_t"), x, torch.zeros(4, 2, *[3] * rank)).pass_ == "dgrad"
+    if options.get("stride", 1) > 1:
+        least = getattr(torch.nn, name)(**{**options, "output_padding": 0})(x.cpu()).shape[-rank:]
+        assert_twins(name, native.device, x, {**options, "output_padding": 0}, [size + 1 for size in least])
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_conv_transpose_refuses_as_torch_does(rank: int) -> None:
+    name = f"ConvTranspose{rank}d"
+    for module in (nn, torch.nn):
+        with pytest.raises(ValueError, match="zeros"):
+            getattr(module, name)(2, 2, 3, padding_mode="circular")
+        layer = getattr(module, name)(2, 2, 3, stride=2)
+        with pytest.raises(ValueError, match="output size"):
+            layer(torch.zeros(1, 2, *[4] * rank), output_size=[99] * rank)
+        layer.padding_mode = "reflect"
+        with pytest.raises(ValueError, match="zeros"):
+            layer(torch.zeros(1, 2, *[4] * rank))
 
 
 def test_pools(native: Target) -> None:
@@ -67,12 +110,26 @@ def test_the_layers_are_torchs(theirs: type[torch.nn.Module]) -> None:
     ours = nn.LAYERS[theirs]
     assert issubclass(ours, theirs) and ours.__name__ == theirs.__name__
     assert inspect.signature(ours.__init__) == inspect.signature(theirs.__init__)
-    arguments = (3, 4, 3) if theirs is torch.nn.Conv2d else (3,)
+    arguments = (3, 4, 3) if "Conv" in theirs.__name__ else (3,)
     mine, torchs = twins(ours, theirs, *arguments)
     assert repr(mine) == repr(torchs)
     assert list(mine.state_dict()) == list(torchs.state_dict())
     torchs.load_state_dict(mine.state_dict())
     mine.load_state_dict(torchs.state_dict())
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_signatures_of_convolutions_are_torchs(rank: int) -> None:
+    """torch documents its own in words."""
+    for name, rest in (("conv", "dilation=1, groups=1"), ("conv_transpose", "output_padding=0, groups=1, dilation=1")):
+        ours = getattr(functional, f"{name}{rank}d")
+        assert ours.__name__ == ours.__qualname__ == f"{name}{rank}d" and ours.__module__ == "fastconv.functional"
+        documented = getattr(torch.nn.functional, f"{name}{rank}d").__doc__.split("->")[0].strip()
+        assert documented == f"{name}{rank}d(input, weight, bias=None, stride=1, padding=0, {rest})"
+        assert list(inspect.signature(ours).parameters) == [
+            part.split("=")[0] for part in documented.split("(")[1].rstrip(")").split(", ")
+        ]
+        assert pickle.loads(pickle.dumps(ours)) is ours
 
 
 @pytest.mark.parametrize("name", ["conv2d", "max_pool2d", "avg_pool2d", "max_pool2d_with_indices"])
@@ -93,11 +150,13 @@ def test_functional_signatures_are_torchs(name: str) -> None:
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
 def test_copies(again: Any) -> None:
-    layer = nn.Conv2d(3, 4, 3, padding="same", padding_mode="circular")
-    x = random_tensor((1, 3, 6, 5), seed=1)
-    clone = again(layer)
-    assert type(clone) is nn.Conv2d and clone.weight is not layer.weight
-    assert torch.equal(clone(x), layer(x))
+    layers = [nn.Conv2d(3, 4, 3, padding="same", padding_mode="circular"), nn.Conv1d(3, 4, 3), nn.Conv3d(3, 4, 3)]
+    layers += [nn.ConvTranspose1d(3, 4, 3), nn.ConvTranspose2d(3, 4, 3), nn.ConvTranspose3d(3, 4, 3)]
+    for layer in layers:
+        x = random_tensor((1, 3, 6, 5, 4)[: layer.weight.dim()], seed=1)
+        clone = again(layer)
+        assert type(clone) is type(layer) and clone.weight is not layer.weight
+        assert torch.equal(clone(x), layer(x))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
