@@ -18,8 +18,8 @@ from pathlib import Path
 import fastconv
 from bench.cases import LAYOUTS, Case
 from bench.layers import SUITES, select
+from fastconv import units
 from fastconv.backends import DTYPES
-from fastconv.cli import units
 
 SECTOR = 32  # bytes
 PASSES = ("forward", "gx", "gw")

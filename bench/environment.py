@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 import fastconv
+from fastconv.machine import device_name
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -35,17 +36,6 @@ def describe(device: str) -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "caches": "cold L2" if device == "cuda" else "warm",
     }
-
-
-def device_name(device: str) -> str:
-    """The marketing name of the GPU, or of the processor."""
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    try:
-        models = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        models = []
-    return models[0] if models else platform.processor() or platform.machine()
 
 
 def commit() -> str:

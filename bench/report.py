@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.suite import Row
-from fastconv.cli import units
+from fastconv import units
 
 SCHEMA = 1  # of results.json; raised when a field changes its meaning
 

@@ -9,6 +9,7 @@ from .backends import backends, use_backend, use_kernel
 from .convert import convert, report, revert
 from .plans import explain, plan
 from .precision import precision
+from .tuning import tune
 
 __all__ = [
     "__version__",
@@ -22,6 +23,7 @@ __all__ = [
     "report",
     "revert",
     "settings",
+    "tune",
     "use_backend",
     "use_kernel",
 ]

@@ -69,6 +69,11 @@ def backends() -> dict[str, Backend]:
     return dict(_BACKENDS)
 
 
+def name_of(module: ModuleType) -> str:
+    """The backend whose compiled module this is."""
+    return next(name for name, backend in _BACKENDS.items() if backend.module is module)
+
+
 def select(device: torch.device) -> tuple[Backend | None, str]:
     """The backend for tensors on ``device``, of one of DEVICE_TYPES, or None and the reason why it is not available."""
     chosen = settings.current.backend

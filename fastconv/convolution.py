@@ -60,6 +60,7 @@ class Convolution:
     ``wgrad`` and ``bgrad`` take any strides, and no bias. None of them records a gradient: autograd.py does.
     """
 
+    operation = "conv"
     #: torch's functions of this kind are named so, with the rank and "d" behind; what their arguments are called
     kind, arguments = "conv", ConvArguments
     #: The pass that the call itself is. (A transposed convolution's is another: transposed.py.)
@@ -162,17 +163,21 @@ class Convolution:
             return plan
         return plans.make_plan(
             self.module,
-            "conv",
+            self.operation,
             self.bias_problem if pass_ == "bgrad" else self.problem,
             pass_,
             self.settings,
-            threads=self.threads,
-            device=self.device.index or 0,
-            bias=bias,
-            math=self.math,
+            **self.plan_options(bias),
         )
 
+    def plan_options(self, bias: bool = False) -> dict[str, Any]:
+        """What the module's plan depends on besides the problem, the pass and the settings."""
+        return {"threads": self.threads, "device": self.device.index or 0, "bias": bias, "math": self.math}
+
     def _launch(self, pass_: str, bias: bool = False) -> Callable[..., Tensor]:
+        return self.launch_of(self._plan(pass_, bias), pass_)
+
+    def launch_of(self, plan: Any, pass_: str) -> Callable[..., Tensor]:
         """``launch(a, b, bias)`` on dense operands: only for plans that are not aten."""
         shape, strides = {
             "fprop": (self.y_shape, self.y_strides),
@@ -180,7 +185,7 @@ class Convolution:
             "wgrad": (self.w_shape, self.w_strides),
             "bgrad": (self.result_shape[1:2], (1,)),
         }[pass_]
-        return conv_launch(self._plan(pass_, bias), self.device, self.dtype, shape, strides)
+        return conv_launch(plan, self.device, self.dtype, shape, strides)
 
     def _bind_forward(self, x: Tensor, w: Tensor, bias: Tensor | None) -> Callable[..., Tensor]:
         pass_ = self.forward_pass

@@ -6,10 +6,13 @@ traffic (each operand read once, each result written once) over the memory bandw
 
 from __future__ import annotations
 
+import platform
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 
@@ -67,6 +70,23 @@ def cpu(dtype: str) -> Machine:
     """
     computed_in = "float64" if dtype == "float64" else "float32"
     return _measured(f"this CPU, {torch.get_num_threads()} threads", computed_in, "cpu")
+
+
+def device_count(kind: str) -> int:
+    """How many GPUs there are, for "cuda"; of anything else there is one."""
+    return torch.cuda.device_count() if kind == "cuda" else 1
+
+
+@lru_cache
+def device_name(kind: str, index: int = 0) -> str:
+    """The marketing name of the GPU, for "cuda", or of the processor."""
+    if kind == "cuda":
+        return torch.cuda.get_device_name(index)
+    try:
+        models = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        models = []
+    return models[0] if models else platform.processor() or platform.machine()
 
 
 @lru_cache

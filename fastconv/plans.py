@@ -1,10 +1,12 @@
 """Plans: which kernel runs a pass of a problem. The compiled modules choose; this adds PyTorch's own operator for what
-no module takes, the settings in force, and :func:`plan` and :func:`explain` for people.
+no module takes, the settings in force, and :func:`plan` and :func:`explain` for people; :func:`pin` and its relatives
+overrule the choice, for one problem at a time.
 """
 
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -12,7 +14,10 @@ from typing import Any
 
 import torch
 
-from . import settings
+from . import pins, settings
+from .pins import Pin, load, save
+
+__all__ = ["AtenPlan", "Pin", "explain", "load", "pin", "pinned", "plan", "save", "unpin"]
 
 log = logging.getLogger("fastconv")
 
@@ -72,7 +77,13 @@ def make_plan(
         RuntimeError: the kernel that ``use_kernel`` forces refuses the problem; the message has its reason.
     """
     make: Callable[..., Any] = getattr(module, f"{operation}_plan")
-    plan = make(problem, pass_, kernel=_forced(module, operation, pass_, chosen.kernel), **options)
+    forced = _forced(module, operation, pass_, chosen.kernel)
+    plan = make(problem, pass_, kernel=forced, **options)
+    if chosen.pins and not forced:
+        about = pins.pin_of(module, operation, problem, pass_, plan.kernel, **options)
+        if wanted := pins.kernel_for(chosen, plan, about):
+            plan = make(problem, pass_, pinned=wanted, **options)
+            _warn_unless(wanted, plan)
     if plan.is_aten and chosen.kernel == "native":
         native = [each for each in plan.candidates if each.accepted and each.kernel != "aten"]
         if not native:
@@ -82,6 +93,13 @@ def make_plan(
     if plan.is_aten:
         note_aten(plan)
     return plan
+
+
+def _warn_unless(wanted: str, plan: Any) -> None:
+    """A pinned kernel may refuse what it took when it was pinned: an option of the call, a limit on the workspace."""
+    if plan.kernel != wanted:
+        reason = next((each.reason for each in plan.candidates if each.kernel == wanted), "not in the table")
+        warnings.warn(f"pin: {wanted} cannot run {plan.problem!r} ({reason}); {plan.kernel} does", stacklevel=2)
 
 
 def plan(function: Callable[..., Any] | str, *args: Any, pass_: str = "fprop", **kwargs: Any) -> Any:
@@ -100,18 +118,67 @@ def plan(function: Callable[..., Any] | str, *args: Any, pass_: str = "fprop", *
         ValueError: unknown function or pass.
         Whatever the call itself would raise for bad arguments.
     """
+    return _route(function, args, kwargs).plan(pass_)
+
+
+def _route(function: Callable[..., Any] | str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     from .routes import BY_NAME
 
     name = function if isinstance(function, str) else getattr(function, "__name__", repr(function))
     route = BY_NAME.get(name)
     if route is None:
         raise ValueError(f"function: expected one of {', '.join(BY_NAME)}, got {function!r}")
-    return route(*args, **kwargs).plan(pass_)
+    return route(*args, **kwargs)
 
 
 def explain(function: Callable[..., Any] | str, *args: Any, pass_: str = "fprop", **kwargs: Any) -> str:
     """:func:`plan`'s page for people: the problem, every candidate with its cost or refusal, and the choice."""
     return plan(function, *args, pass_=pass_, **kwargs).explain()
+
+
+# ---- pins ----
+def pin(function: Callable[..., Any] | str, *args: Any, kernel: str, pass_: str = "fprop", **kwargs: Any) -> Any:
+    """From now on ``kernel`` runs this pass of this problem on this device, whatever it is predicted to cost.
+
+    The problem is what the call's shapes, dtype, layout and arguments make of it; bias and values do not matter, the
+    precision of float32 products does. ``use_kernel`` goes before pins. Where a sample's result must not depend on the
+    batch it comes in (fprop, dgrad), a pin of a kernel with a family also decides the family of every other batch, and
+    a later pin of another family replaces it.
+
+    Args:
+        function, args, kwargs, pass_: as for :func:`plan`.
+        kernel: a name in the backend's table (``python -m fastconv info``); "aten" is PyTorch's own operator.
+
+    Returns:
+        The plan that now holds.
+
+    Raises:
+        ValueError: unknown function or pass.
+        RuntimeError: the table lacks the kernel, or it refuses the problem; the message has its reason.
+    """
+    pins.add([_pin(_route(function, args, kwargs), pass_, kernel)])
+    return plan(function, *args, pass_=pass_, **kwargs)
+
+
+def unpin(function: Callable[..., Any] | str | None = None, *args: Any, pass_: str = "fprop", **kwargs: Any) -> None:
+    """Let the planner choose again: for one problem, described as for :func:`pin`, or without arguments for all."""
+    if function is None:
+        settings.change(pins=frozenset())
+    else:
+        pins.drop([_pin(_route(function, args, kwargs), pass_, "")])
+
+
+def pinned() -> list[Pin]:
+    """The pins in force, those of other devices included."""
+    return sorted(settings.current.pins, key=str)
+
+
+def _pin(route: Any, pass_: str, kernel: str) -> Pin:
+    plan = route.plan(pass_)  # which also judges the pass's name
+    if getattr(route, "module", None) is None:
+        raise RuntimeError(f"kernel: only PyTorch can run this: {plan.reason}")
+    # The plan's, not the call's: the forward pass of a transposed convolution is a convolution's dgrad.
+    return pins.pin_of(route.module, route.operation, plan.problem, plan.pass_, kernel, **route.plan_options())
 
 
 def threads_for(device: torch.device) -> int:

@@ -47,6 +47,8 @@ class Pooling:
     ``gather`` take any. None records a gradient: autograd.py does.
     """
 
+    operation = "pool"
+
     def __init__(self, x: Tensor, given: PoolArguments, rank: int, kind: str) -> None:
         """Validate and plan. Raises Rejected for bad arguments; RuntimeError if a forced kernel refuses."""
         self.rank, self.kind, self.given, self.settings = rank, kind, given, settings.current
@@ -133,28 +135,31 @@ class Pooling:
             return plan
         return plans.make_plan(
             self.module,
-            "pool",
+            self.operation,
             self.problem,
             pass_,
             self.settings,
-            threads=self.threads,
-            device=self.device.index or 0,
-            offsets=offsets,
-            indices=indices,
+            **self.plan_options(offsets, indices),
         )
 
+    def plan_options(self, offsets: bool = False, indices: bool = False) -> dict[str, Any]:
+        """What the module's plan depends on besides the problem, the pass and the settings."""
+        where = {"threads": self.threads, "device": self.device.index or 0}
+        return {**where, "offsets": offsets, "indices": indices}
+
     def _launch(self, pass_: str, offsets: bool = False, indices: bool = False) -> Callable[..., Tensor]:
-        """``launch(src, offsets) -> dst`` on dense operands; for max fprop with offsets or indices, see max_launch."""
         key = (pass_, offsets, indices)
         if key not in self._bound:
-            shape, strides = (self.x_shape, self.x_strides) if pass_ == "dgrad" else (self.y_shape, self.y_strides)
-            where = (self.plan(*key), self.device, self.dtype, shape, strides)
-            if offsets or indices:
-                extra = (self.offset_dtype if offsets else None, torch.int64 if indices else None)
-                self._bound[key] = max_launch(*where, extra)
-            else:
-                self._bound[key] = pool_launch(*where)
+            self._bound[key] = self.launch_of(self.plan(*key), *key)
         return self._bound[key]
+
+    def launch_of(self, plan: Any, pass_: str, offsets: bool = False, indices: bool = False) -> Callable[..., Tensor]:
+        """``launch(src, offsets) -> dst`` on dense operands; for max fprop with offsets or indices, see max_launch."""
+        shape, strides = (self.x_shape, self.x_strides) if pass_ == "dgrad" else (self.y_shape, self.y_strides)
+        where = (plan, self.device, self.dtype, shape, strides)
+        if not (offsets or indices):
+            return pool_launch(*where)
+        return max_launch(*where, (self.offset_dtype if offsets else None, torch.int64 if indices else None))
 
     def _bind_forward(self) -> Callable[[Tensor], Tensor]:
         if self.plan("fprop").is_aten:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import fastconv
-from fastconv import machine
-from fastconv.cli import main, units
+from fastconv import machine, units
+from fastconv.cli import main
 
 PACKAGE_PARENT = str(Path(fastconv.__file__).parents[1])
 

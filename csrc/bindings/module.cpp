@@ -122,6 +122,8 @@ py::class_<Plan<Problem>> bind_plan(py::module_& m, const char* name) {
       .def_readonly("problem", &Plan<Problem>::problem)
       .def_property_readonly("pass_", [](const Plan<Problem>& plan) { return name_of(plan.pass); })
       .def_readonly("kernel", &Plan<Problem>::kernel)
+      .def_readonly("runner_up", &Plan<Problem>::runner_up)
+      .def_readonly("unpinned", &Plan<Problem>::unpinned)
       .def_readonly("candidates", &Plan<Problem>::candidates)
       .def_readonly("cost", &Plan<Problem>::cost)
       .def_property_readonly("detail", [](const Plan<Problem>& plan) { return plan.prepared.detail; })
@@ -188,7 +190,8 @@ PYBIND11_MODULE(FASTCONV_MODULE, m) {
       .def_readonly("kernel", &Candidate::kernel)
       .def_readonly("accepted", &Candidate::accepted)
       .def_readonly("reason", &Candidate::reason)
-      .def_readonly("cost", &Candidate::cost);
+      .def_readonly("cost", &Candidate::cost)
+      .def_readonly("family", &Candidate::family);
 
   bind_plan<ConvProblem>(m, "ConvPlan")
       .def_property_readonly("run", &fast_run<Plan<ConvProblem>, run_conv>,
@@ -201,22 +204,25 @@ PYBIND11_MODULE(FASTCONV_MODULE, m) {
   m.def(
       "conv_plan",
       [](const ConvProblem& problem, const std::string& pass, const std::string& kernel, int64_t workspace_limit,
-         int threads, int device, bool bias, const std::string& math) {
+         int threads, int device, bool bias, const std::string& math, const std::string& pinned) {
         PlanOptions options = conv_options(kernel, workspace_limit, threads, device, bias);
-        options.math = parse_math(math);
+        options.math = parse_math(math), options.pinned = pinned;
         return make_plan(problem, parse_pass(pass), options);
       },
       py::arg("problem"), py::arg("pass_"), py::kw_only(), py::arg("kernel") = "", py::arg("workspace_limit") = -1,
-      py::arg("threads") = 0, py::arg("device") = 0, py::arg("bias") = false, py::arg("math") = "ieee");
+      py::arg("threads") = 0, py::arg("device") = 0, py::arg("bias") = false, py::arg("math") = "ieee",
+      py::arg("pinned") = "");
   m.def(
       "pool_plan",
       [](const PoolProblem& problem, const std::string& pass, const std::string& kernel, int64_t workspace_limit,
-         int threads, int device, bool offsets, bool indices) {
-        return make_plan(problem, parse_pass(pass),
-                         pool_options(kernel, workspace_limit, threads, device, offsets, indices));
+         int threads, int device, bool offsets, bool indices, const std::string& pinned) {
+        PlanOptions options = pool_options(kernel, workspace_limit, threads, device, offsets, indices);
+        options.pinned = pinned;
+        return make_plan(problem, parse_pass(pass), options);
       },
       py::arg("problem"), py::arg("pass_"), py::kw_only(), py::arg("kernel") = "", py::arg("workspace_limit") = -1,
-      py::arg("threads") = 0, py::arg("device") = 0, py::arg("offsets") = false, py::arg("indices") = false);
+      py::arg("threads") = 0, py::arg("device") = 0, py::arg("offsets") = false, py::arg("indices") = false,
+      py::arg("pinned") = "");
 
   m.def("output_size", &output_size, py::arg("input"), py::arg("low"), py::arg("high"), py::arg("window"),
         py::arg("stride"), py::arg("dilation"), py::arg("ceil_mode") = false);

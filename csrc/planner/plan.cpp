@@ -67,7 +67,7 @@ std::vector<Candidate> candidates(const Problem& problem, Pass pass, const PlanO
   require_known<Problem>(options.kernel);
   std::vector<Candidate> found;
   for (const auto& kernel : table<Problem>()) {
-    Candidate candidate{kernel.name, false, "", {}};
+    Candidate candidate{kernel.name, false, "", {}, kernel.family ? kernel.family : ""};
     if (!options.kernel.empty() && options.kernel != kernel.name) {
       candidate.reason = concat("kernel='", options.kernel, "' was asked for");
     } else {
@@ -82,17 +82,18 @@ std::vector<Candidate> candidates(const Problem& problem, Pass pass, const PlanO
 
 template <class Problem>
 Plan<Problem> make_plan(const Problem& problem, Pass pass, const PlanOptions& options) {
-  Plan<Problem> plan{problem, pass, options, "", {}, candidates(problem, pass, options), {}};
+  Plan<Problem> plan{problem, pass, options, "", "", "", {}, candidates(problem, pass, options), {}};
   std::vector<Candidate*> order;
   for (auto& candidate : plan.candidates)
     if (candidate.accepted) order.push_back(&candidate);
   const char* family = options.kernel.empty() ? family_of(problem, pass, options) : nullptr;
-  const auto outside = [&](const Candidate* candidate) {
-    return family != nullptr && find<Problem>(candidate->kernel)->family != family;
-  };
+  const auto outside = [&](const Candidate* candidate) { return family != nullptr && candidate->family != family; };
   std::stable_sort(order.begin(), order.end(), [&](auto* a, auto* b) {
     return std::pair(outside(a), a->cost.microseconds) < std::pair(outside(b), b->cost.microseconds);
   });
+  if (!order.empty()) plan.unpinned = order.front()->kernel;
+  std::stable_partition(order.begin(), order.end(),
+                        [&](auto* candidate) { return candidate->kernel == options.pinned; });
   for (Candidate* candidate : order) {
     const auto* kernel = find<Problem>(candidate->kernel);
     if (kernel->prepare) plan.prepared = kernel->prepare(problem, pass, options);
@@ -105,10 +106,14 @@ Plan<Problem> make_plan(const Problem& problem, Pass pass, const PlanOptions& op
     }
     plan.kernel = candidate->kernel;
     plan.cost = candidate->cost;
+    for (const Candidate* other : order)
+      if (other->accepted && other != candidate && plan.runner_up.empty()) plan.runner_up = other->kernel;
     return plan;
   }
   std::string reasons;
-  for (const auto& candidate : plan.candidates) reasons += concat("\n  ", candidate.kernel, ": ", candidate.reason);
+  for (const auto& candidate : plan.candidates)
+    if (options.kernel.empty() || options.kernel == candidate.kernel)
+      reasons += concat("\n  ", candidate.kernel, ": ", candidate.reason);
   throw InvalidArgument(concat("kernel: no kernel accepts ", name_of(pass), " of ", problem.describe(), reasons));
 }
 
@@ -134,7 +139,10 @@ std::string Plan<Problem>::explain() const {
     }
     page += "\n";
   }
-  if (const char* family = find<Problem>(kernel)->family; family && options.kernel.empty() && pass != Pass::wgrad)
+  const bool pinned = kernel == options.pinned;
+  if (pinned) page += concat("  pinned    the planner's own choice is ", unpinned, "\n");
+  const char* family = find<Problem>(kernel)->family;
+  if (family && options.kernel.empty() && !pinned && pass != Pass::wgrad)
     page += concat("  family    ", family, ", chosen for a batch of ", kReferenceBatch,
                    ": a sample's bits do not depend on the batch it comes in\n");
   page += concat("  choice    ", kernel);

@@ -11,9 +11,8 @@ import textwrap
 from types import ModuleType
 from typing import Any
 
-from fastconv import machine
+from fastconv import machine, units
 from fastconv.backends import backends
-from fastconv.cli import units
 from fastconv.cli.errors import CommandError, backend_module
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")

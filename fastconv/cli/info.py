@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 import fastconv
+from fastconv import units
 from fastconv.backends import Backend
-from fastconv.cli import units
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from fastconv.cli import units
+from fastconv import units
 from fastconv.demo.kernels import LayerKernels
 from fastconv.demo.training import Contestant, Race
 

@@ -17,6 +17,7 @@ constexpr int64_t kReferenceBatch = 32;
 
 struct PlanOptions {
   std::string kernel;            // only this entry of the table; empty: the cheapest
+  std::string pinned;            // this entry whatever its cost, unless it refuses; empty: none
   int64_t workspace_limit = -1;  // bytes; negative: no limit
   int threads = 0;               // CPU backend: threads to use at most; 0: the OpenMP default
   int device = 0;                // CUDA backend: device ordinal
@@ -93,6 +94,7 @@ struct Candidate {
   bool accepted = false;
   std::string reason;  // why refused; empty when accepted
   Cost cost;           // zero when refused
+  std::string family;  // as its Kernel has it; empty: none
 };
 
 template <class Problem>
@@ -101,6 +103,8 @@ struct Plan {
   Pass pass;
   PlanOptions options;
   std::string kernel;
+  std::string runner_up;  // what would run without it; empty: nothing else accepts
+  std::string unpinned;   // what would run without options.pinned
   Cost cost;
   std::vector<Candidate> candidates;
   Prepared<Problem> prepared;
