@@ -114,13 +114,13 @@ def test_pooling_can_be_pinned(native: Target):
 
 
 def test_a_refused_pin_says_why(emulator, operands):
-    with pytest.raises(RuntimeError, match="kernel: .*\n  igemm_64x64: the precision asked for is ieee"):
+    with pytest.raises(RuntimeError, match=r"kernel: .*\n  igemm_64x64: the precision asked for is ieee"):
         plans.pin("conv2d", *operands, kernel="igemm_64x64")
     with pytest.raises(RuntimeError, match="kernel: 'warp_drive' is not in this backend's table"):
         plans.pin("conv2d", *operands, kernel="warp_drive")
     with pytest.raises(ValueError, match="pass_: expected fprop"):
         plans.pin("conv2d", *operands, kernel="direct_64x64", pass_="sideways")
-    with pytest.raises(RuntimeError, match="kernel: only PyTorch can run this: no kernel takes torch.int64"):
+    with pytest.raises(RuntimeError, match="kernel: only PyTorch can run this"):
         plans.pin("conv2d", *(each.long() for each in operands), kernel="direct")
     assert plans.pinned() == []
 

@@ -178,18 +178,18 @@ def test_what_pytorch_alone_can_run_is_said(clock):
 
 def test_it_refuses_where_time_means_nothing():
     if fastconv.backends()["emulator"].available:
-        with fastconv.use_backend("emulator"), pytest.raises(RuntimeError, match="^backend: the emulator's time says"):
+        with fastconv.use_backend("emulator"), pytest.raises(RuntimeError, match=r"^backend: the emulator's time says"):
             fastconv.tune("conv2d", *DEPTHWISE)
     with (
         fastconv.use_kernel("direct"),
         pytest.raises(RuntimeError, match=r"^kernel: use_kernel\('direct'\) is in force"),
     ):
         fastconv.tune("conv2d", *DEPTHWISE)
-    with pytest.raises(ValueError, match="^function: expected a callable or one of conv2d"):
+    with pytest.raises(ValueError, match=r"^function: expected a callable or one of conv2d"):
         fastconv.tune("conv", *DEPTHWISE)
     with pytest.raises(ValueError, match=r"^function: ReLU\(\) ran no convolution"):
         fastconv.tune(torch.nn.ReLU(), DEPTHWISE[0])
-    with pytest.raises(RuntimeError, match="^conv2d: input: expected 8 channels"):
+    with pytest.raises(RuntimeError, match=r"^conv2d: input: expected 8 channels"):
         fastconv.tune("conv2d", torch.zeros(1, 4, 5, 5), DEPTHWISE[1], groups=8)
 
 
