@@ -154,7 +154,7 @@ class GPU:
     """Of a pass on a GPU, as much as choosing needs: PyTorch's operator is the last resort there."""
 
     both_or_neither = False
-    route = type("Route", (), {"problem": "a problem"})
+    problem = "a problem"
 
     def plan(self) -> Any:
         return type("Plan", (), {"kernel": "igemm"})
@@ -185,7 +185,7 @@ def test_it_refuses_where_time_means_nothing():
         pytest.raises(RuntimeError, match=r"^kernel: use_kernel\('direct'\) is in force"),
     ):
         fastconv.tune("conv2d", *DEPTHWISE)
-    with pytest.raises(ValueError, match=r"^function: expected a callable or one of conv2d"):
+    with pytest.raises(ValueError, match=r"^function: expected a callable or one of conv1d"):
         fastconv.tune("conv", *DEPTHWISE)
     with pytest.raises(ValueError, match=r"^function: ReLU\(\) ran no convolution"):
         fastconv.tune(torch.nn.ReLU(), DEPTHWISE[0])
