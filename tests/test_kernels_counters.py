@@ -21,6 +21,10 @@ CONV = (
     conv("3x3", 1, 32, 64, (16, 16), 3, 1, 1),
 )
 
+# A filter has too few taps for the lanes of a warp: they meet in the banks, as do fewer than eight vectors of channels
+# when read. The weight gradient in KCRS is written where its elements lie, 9 apart: from accumulators read in order.
+PACKING = {"pack": {"stores": 1.0, "shared": 2.2}, "unpack": {"stores": 9.0}}
+
 
 @pytest.fixture
 def driver() -> Driver:
@@ -58,12 +62,23 @@ def test_convolution(driver: Driver, case: ConvCase, pass_: str, dtype: str, lay
         if kernel.startswith("igemm"):
             # Padding is not loaded and a tap's channels are whole sectors: nothing is left to be gained.
             assert_within(f"igemm_{pass_}", 1.0, 1.0, 1.0)
+            for side in _emulator.counters().keys() & {"pack", "unpack"}:
+                assert_within(side, 1.0, **PACKING[side])
             continue
         loads = LOADS
         if pass_ == "dgrad" and layout == "nchw" and case.filter != (1, 1):
             # KCRS read for [c, (k r s)]: runs of R * S elements, neighbouring sectors served by L1.
             loads = 1.75
         assert_within(f"direct_{pass_}", loads)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_packing_activations(driver: Driver, dtype: str) -> None:
+    """Channels first to channels last: whole sectors on both sides, no two lanes in a bank."""
+    _emulator.reset_counters()
+    case = conv("transposed", 1, 128, 64, (16, 16), 1)
+    driver.conv(case, "fprop", conv_operands(case, dtype), "nchw", "igemm_packed_64x64", math="tf32")
+    assert_within("pack", 1.0, 1.0, 1.0)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from kernel_driver import (
+    LAYOUTS,
     ConvOperands,
     Driver,
     conv_exactly,
@@ -21,9 +22,14 @@ MODES = ("tf32", "tf32x3")
 LONG_SUMS = (conv("C512", 1, 512, 16, (7, 7), 3, 1, 1), conv("K512", 1, 16, 512, (7, 7), 3, 1, 1))
 
 
-def kernels(driver: Driver, case: ConvCase, pass_: str, math: str) -> list[str]:
-    found = driver.kernels(case, pass_, "float32", "nhwc", math)
-    return [name for name in found if name.startswith("igemm")]
+def kernels(driver: Driver, case: ConvCase, pass_: str, math: str) -> list[tuple[str, str]]:
+    """(layout, kernel)"""
+    return [
+        (layout, name)
+        for layout in LAYOUTS
+        for name in driver.kernels(case, pass_, "float32", layout, math)
+        if name.startswith("igemm")
+    ]
 
 
 def rounded_to_tf32(tensor: torch.Tensor) -> torch.Tensor:
@@ -37,10 +43,10 @@ def assert_exact(driver: Driver, case: ConvCase, math: str) -> None:
         exact = conv_oracle(case, pass_, operands.double()).float()
         names = kernels(driver, case, pass_, math)
         assert names, (case.name, pass_)
-        for kernel in names:
+        for layout, kernel in names:
             for offset in (0, 1):
-                result = driver.conv(case, pass_, operands, "nhwc", kernel, offset, math=math)
-                assert torch.equal(result, exact), (pass_, kernel, offset)
+                result = driver.conv(case, pass_, operands, layout, kernel, offset, math=math)
+                assert torch.equal(result, exact), (pass_, layout, kernel, offset)
 
 
 @pytest.mark.parametrize("math", MODES)
@@ -65,8 +71,8 @@ def test_tf32_rounds_its_operands_and_nothing_else(driver: Driver, case: ConvCas
     )
     exactly = conv_exactly(case, operands)
     for pass_ in PASSES:
-        for kernel in kernels(driver, case, pass_, "tf32"):
-            ours = driver.conv(case, pass_, drawn, "nhwc", kernel, math="tf32")
+        for layout, kernel in kernels(driver, case, pass_, "tf32"):
+            ours = driver.conv(case, pass_, drawn, layout, kernel, math="tf32")
             assert_close_to_float64(ours, conv_oracle(case, pass_, operands), exactly[pass_], f"{pass_} {kernel}")
 
 
@@ -74,14 +80,15 @@ def check_tf32x3(driver: Driver, case: ConvCase) -> None:
     operands = conv_operands(case, "float32")
     exactly = conv_exactly(case, operands)
     for pass_ in PASSES:
-        results = [
-            driver.conv(case, pass_, operands, "nhwc", kernel, math="tf32x3")
-            for kernel in kernels(driver, case, pass_, "tf32x3")
-        ]
         theirs = conv_oracle(case, pass_, operands)
-        assert_close_to_float64(results[0], theirs, exactly[pass_], pass_)
-        if pass_ != "wgrad":
-            assert all(torch.equal(each, results[0]) for each in results), "one family, the same bits"
+        families: dict[str, torch.Tensor] = {}
+        for layout, kernel in kernels(driver, case, pass_, "tf32x3"):
+            result = driver.conv(case, pass_, operands, layout, kernel, math="tf32x3")
+            first = families.setdefault(kernel.rsplit("_", 1)[0], result)
+            if first is result or pass_ == "wgrad":
+                assert_close_to_float64(result, theirs, exactly[pass_], f"{pass_} {layout} {kernel}")
+            else:
+                assert torch.equal(result, first), "one family, the same bits"
 
 
 @pytest.mark.parametrize("case", CONV_DEFAULT + CONV_NETWORK[:6] + LONG_SUMS, ids=lambda case: case.name)

@@ -156,13 +156,14 @@ WgradParams wgrad_params(const ConvProblem& p, const BlockTile& tile, const Slic
   return params;
 }
 
-void name_gather_regions(device::Launch& launch, const ConvProblem& p, Pass pass, const ConvArgs& args) {
+void name_gather_regions(device::Launch& launch, const ConvProblem& p, const ConvProblem& result, Pass pass,
+                         const ConvArgs& args) {
   const bool dgrad = pass == Pass::dgrad;
   const int64_t element = size_of(p.dtype);
   name_regions(launch, {{args.a, element * (dgrad ? p.y_elements() : p.x_elements()), dgrad ? "gy" : "x"},
                         {args.b, element * p.w_elements(), "weight"},
-                        {args.bias, element * (dgrad ? p.c : p.k), "bias"},
-                        {args.out, element * (dgrad ? p.x_elements() : p.y_elements()), "output"}});
+                        {args.bias, element * (dgrad ? result.c : result.k), "bias"},
+                        {args.out, element * (dgrad ? result.x_elements() : result.y_elements()), "output"}});
 }
 
 void name_wgrad_regions(device::Launch& launch, const ConvProblem& p, const WgradParams& params) {

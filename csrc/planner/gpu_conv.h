@@ -46,8 +46,9 @@ Cost gemm_cost(const ConvProblem& p, Pass pass, const PlanOptions& options, cons
 // What every launch of a pass needs besides the addresses. `vector`: elements that a vector store writes.
 kernels::GatherParams gather_params(const ConvProblem& p, Pass pass, const BlockTile& tile, int64_t vector);
 kernels::WgradParams wgrad_params(const ConvProblem& p, const BlockTile& tile, const Slices& slices, int64_t vector);
-// Names the memory of fprop or dgrad, and of wgrad.
-void name_gather_regions(device::Launch& launch, const ConvProblem& p, Pass pass, const ConvArgs& args);
+// Names the memory of fprop or dgrad (operands of `p`, the result of `result`), and of wgrad.
+void name_gather_regions(device::Launch& launch, const ConvProblem& p, const ConvProblem& result, Pass pass,
+                         const ConvArgs& args);
 void name_wgrad_regions(device::Launch& launch, const ConvProblem& p, const kernels::WgradParams& params);
 
 std::vector<Kernel<ConvProblem>> direct_entries();  // gpu_direct.cpp

@@ -75,7 +75,7 @@ struct GatherRun {
     const bool dgrad = pass == Pass::dgrad;
     const bool along_rows = dgrad && (vectors || (walk == Access::nchw && volume(problem.filter) == 1));
     auto launch = one_dimensional(dgrad ? "direct_dgrad" : "direct_fprop", blocks, direct_threads, args.stream);
-    name_gather_regions(launch, problem, pass, args);
+    name_gather_regions(launch, problem, problem, pass, args);
     visit_dtype(problem.dtype, [&](auto t) { launch_gather<decltype(t)>(tile, access, along_rows, launch, now); });
   }
 };

@@ -1,7 +1,7 @@
 // The tensor-core implicit GEMM as the planner sees it: what it can address, what it costs, and its parameters.
 #include "kernels/igemm_launch.h"
 #include "planner/cost.h"
-#include "planner/gpu_conv.h"
+#include "planner/gpu_lowering.h"
 
 namespace fastconv::planner {
 namespace {
@@ -9,6 +9,14 @@ namespace {
 using namespace kernels;
 
 constexpr BlockTile block_of(const IgemmShape& shape) { return {shape.rows, shape.columns}; }
+
+// Whether the operands are read as they lie.
+enum class Reading : uint8_t { native, packed };
+
+Lowering lowering_of(const ConvProblem& p, Pass pass, Reading reading) {
+  return reading == Reading::packed ? packed(p, pass) : as_given(p);
+}
+
 int64_t stage_depth(const IgemmShape& shape, const ConvProblem& p) { return shape.depth_bytes / size_of(p.dtype); }
 int64_t vector_of(const ConvProblem& p) { return 16 / size_of(p.dtype); }
 
@@ -32,27 +40,46 @@ std::string refuse_taps(const ConvProblem& p) {
   return "";
 }
 
-template <IgemmTile tile>
-std::string refuse(const ConvProblem& p, Pass pass, const PlanOptions& options) {
+std::string refuse_products(const ConvProblem& p, Pass pass, const PlanOptions& options, IgemmTile tile) {
   if (pass != Pass::fprop && pass != Pass::dgrad && pass != Pass::wgrad)
     return concat("computes fprop, dgrad and wgrad, not ", name_of(pass));
   if (p.dtype == DType::f64) return "tensor cores of this kind have no float64";
   if (p.dtype == DType::f32 && options.math == Math::ieee) return "the precision asked for is ieee, not tf32 or tf32x3";
   if (p.dtype == DType::f32 && !has_math(tile, options.math))
     return concat("this tile has no registers for ", name_of(options.math));
-  if (p.layout != Layout::nhwc) return "reads channels last";
+  return "";
+}
+
+// Slices of wgrad, in what packing leaves of the workspace allowed.
+Slices wgrad_slices(const Lowering& lowering, const IgemmShape& shape, PlanOptions options) {
+  const ConvProblem& p = lowering.inner;
+  if (options.workspace_limit >= 0)
+    options.workspace_limit = std::max<int64_t>(0, options.workspace_limit - lowering.packed_bytes());
+  const int64_t tiles = tiles_of(p, gemm_of(p, Pass::wgrad), block_of(shape));
+  return slices_of(p, tiles, options, stage_depth(shape, p));
+}
+
+template <IgemmTile tile, Reading reading>
+std::string refuse(const ConvProblem& p, Pass pass, const PlanOptions& options) {
+  if (auto reason = refuse_products(p, pass, options, tile); !reason.empty()) return reason;
+  if (reading == Reading::native && p.layout != Layout::nhwc) return "reads channels last";
   if (auto reason = refuse_size(p); !reason.empty()) return reason;
+  const Lowering lowering = lowering_of(p, pass, reading);
+  if (reading == Reading::packed && lowering.is_identity)
+    return "nothing to pack: its operands can be read as they are";
+  const ConvProblem& inner = lowering.inner;
+  if (auto reason = refuse_size(inner); !reason.empty()) return reason;
   if (pass != Pass::wgrad)
     if (auto reason = refuse_taps(p); !reason.empty()) return reason;
-  const int bytes = copy_bytes(p);
+  const int bytes = copy_bytes(inner);
   if (!visit_dtype(p.dtype, [&](auto t) { return has_copy<decltype(t)>(tile, bytes); }))
     return concat(p.c_per_group(), " and ", p.k_per_group(), " channels a group allow copies of ", bytes,
                   " bytes: the 64x64 tile has them");
   constexpr IgemmShape shape = shape_of(tile);
-  const int64_t tiles = tiles_of(p, gemm_of(p, pass), block_of(shape));
-  const int64_t slices = pass == Pass::wgrad ? slices_of(p, tiles, options, stage_depth(shape, p)).count : 1;
+  const int64_t tiles = tiles_of(inner, gemm_of(inner, pass), block_of(shape));
+  const int64_t slices = pass == Pass::wgrad ? wgrad_slices(lowering, shape, options).count : 1;
   if (tiles > largest_grid / slices) return concat("needs ", tiles, " tiles; a grid has at most 2^31 - 1");
-  return "";
+  return refuse_packing(lowering);
 }
 
 // ---- cost ----
@@ -68,11 +95,14 @@ double tensor_peak(const ConvProblem& p, const PlanOptions& options) {
   return h100.tensor_flops / (options.math == Math::tf32 ? 2 : 6);
 }
 
-template <IgemmTile tile>
+template <IgemmTile tile, Reading reading>
 Cost cost(const ConvProblem& p, Pass pass, const PlanOptions& options) {
   constexpr IgemmShape shape = shape_of(tile);
-  return gemm_cost(p, pass, options, block_of(shape), stage_depth(shape, p), efficiency_of(shape, copy_bytes(p)),
-                   tensor_peak(p, options));
+  const Lowering lowering = lowering_of(p, pass, reading);
+  const ConvProblem& inner = lowering.inner;
+  const Cost gemm = gemm_cost(inner, pass, options, block_of(shape), stage_depth(shape, inner),
+                              efficiency_of(shape, copy_bytes(inner)), tensor_peak(p, options));
+  return gemm + packing_cost(lowering);
 }
 
 // ---- prepare ----
@@ -82,37 +112,43 @@ using Products = std::integral_constant<Math, math>;
 
 // Runs a pass with the addresses at hand; misaligned ones (a slice of a bigger buffer) are copied in what fits them.
 struct Run {
-  GatherParams gather;
-  WgradParams wgrad;
-  ConvProblem problem;
-  Pass pass;
-  IgemmTile tile;
-  int bytes;
-  int64_t blocks;
-  int device;
-  Math math;
+  Lowering lowering;
+  GatherParams gather{};
+  WgradParams wgrad{};
+  Pass pass = Pass::fprop;
+  IgemmTile tile = IgemmTile::square;
+  int bytes = 0;
+  int64_t blocks = 0;
+  PlanOptions options;
+
+  Run(const Lowering& how, Pass which, const PlanOptions& with, const Slices& slices, IgemmTile in);
 
   void operator()(const ConvArgs& args) const {
-    const device::DeviceScope scope(device);
-    const bool wide = aligned(args.a, bytes) && aligned(args.b, bytes);
-    const int fits = wide ? bytes : int(size_of(problem.dtype));
+    const device::DeviceScope scope(options.device);
+    const bool wide =
+        (lowering.a.is_packed || aligned(args.a, bytes)) && (lowering.b.is_packed || aligned(args.b, bytes));
+    const int fits = wide ? bytes : int(size_of(lowering.inner.dtype));
     // Only the square tile has narrow copies. Its blocks are more, so the grid is made anew.
     if (fits != bytes && tile != IgemmTile::square) return at_any_address(args);
+    const ConvArgs inner = pack(lowering, args);
     constexpr const char* names[] = {"igemm_fprop", "igemm_dgrad", "igemm_wgrad"};
     const IgemmShape shape = shape_of(tile);
     auto launch = one_dimensional(names[int(pass)], blocks, unsigned(shape.threads()), args.stream);
     launch.shared_bytes = size_t(shape.shared_bytes());
-    pass == Pass::wgrad ? run_wgrad(launch, fits, args) : run_gather(launch, fits, args);
+    pass == Pass::wgrad ? run_wgrad(launch, fits, inner) : run_gather(launch, fits, inner);
   }
 
  private:
-  void at_any_address(const ConvArgs& args) const;
+  void at_any_address(const ConvArgs& args) const {
+    const Slices slices{wgrad.slices ? wgrad.slices : 1, wgrad.slice_length};
+    Run(lowering, pass, options, slices, IgemmTile::square)(args);
+  }
 
   void run_gather(device::Launch& launch, int fits, const ConvArgs& args) const {
     GatherParams now = gather;
     now.source = args.a, now.filter = args.b, now.bias = args.bias, now.out = args.out;
     now.vector_stores = gather.vector_stores && aligned(args.out, 16) && aligned(args.bias, 16);
-    name_gather_regions(launch, problem, pass, args);
+    name_gather_regions(launch, lowering.inner, lowering.outer, pass, args);
     visit([&](auto t, auto products) {
       launch_igemm_gather<decltype(t), decltype(products)::value>(tile, fits, launch, now);
     });
@@ -122,81 +158,77 @@ struct Run {
     WgradParams now = wgrad;
     now.x = args.a, now.gy = args.b, now.out = now.partial ? args.workspace : args.out;
     now.vector_stores = wgrad.vector_stores && aligned(now.out, 16);
-    name_wgrad_regions(launch, problem, now);
+    name_wgrad_regions(launch, lowering.inner, now);
     visit([&](auto t, auto products) {
       launch_igemm_wgrad<decltype(t), decltype(products)::value>(tile, fits, launch, now);
     });
-    if (now.partial) sum_slices(problem.dtype, args, problem.w_elements(), now.slices);
+    if (lowering.unpacks) return unpack(lowering, args, now.slices);
+    if (now.partial) sum_slices(lowering.inner.dtype, args, lowering.inner.w_elements(), now.slices);
   }
 
   template <class Visit>
   void visit(Visit&& with) const {
-    if (problem.dtype == DType::f16) return with(f16{}, Products<Math::ieee>{});
-    if (problem.dtype == DType::bf16) return with(bf16{}, Products<Math::ieee>{});
-    math == Math::tf32 ? with(0.0f, Products<Math::tf32>{}) : with(0.0f, Products<Math::tf32x3>{});
+    const DType dtype = lowering.inner.dtype;
+    if (dtype == DType::f16) return with(f16{}, Products<Math::ieee>{});
+    if (dtype == DType::bf16) return with(bf16{}, Products<Math::ieee>{});
+    options.math == Math::tf32 ? with(0.0f, Products<Math::tf32>{}) : with(0.0f, Products<Math::tf32x3>{});
   }
 };
 
-Run run_of(const ConvProblem& p, Pass pass, const PlanOptions& options, const Slices& slices, IgemmTile tile) {
+Run::Run(const Lowering& how, Pass which, const PlanOptions& with, const Slices& slices, IgemmTile in)
+    : lowering(how), pass(which), tile(in), options(with) {
+  const ConvProblem& p = lowering.inner;
   const BlockTile block = block_of(shape_of(tile));
-  Run run{{},
-          {},
-          p,
-          pass,
-          tile,
-          copy_bytes(p),
-          tiles_of(p, gemm_of(p, pass), block) * slices.count,
-          options.device,
-          options.math};
-  if (pass == Pass::wgrad) {
-    run.wgrad = wgrad_params(p, block, slices, slices.count > 1 ? 4 : vector_of(p));
-  } else {
-    run.gather = gather_params(p, pass, block, vector_of(p));
+  bytes = copy_bytes(p);
+  blocks = tiles_of(p, gemm_of(p, pass), block) * slices.count;
+  if (pass != Pass::wgrad) {
+    gather = lowered_params(lowering, pass, block, vector_of(p));
+    return;
   }
-  return run;
+  const bool partial = slices.count > 1 || lowering.unpacks;
+  wgrad = wgrad_params(p, block, slices, partial ? 4 : vector_of(p));
+  wgrad.partial = partial, wgrad.rows = int(lowering.outer.k_per_group());
 }
 
-void Run::at_any_address(const ConvArgs& args) const {
-  const Slices slices{wgrad.slices ? wgrad.slices : 1, wgrad.slice_length};
-  PlanOptions options;
-  options.device = device, options.math = math;
-  run_of(problem, pass, options, slices, IgemmTile::square)(args);
-}
-
-template <IgemmTile tile>
+template <IgemmTile tile, Reading reading>
 Prepared<ConvProblem> prepare(const ConvProblem& p, Pass pass, const PlanOptions& options) {
   constexpr IgemmShape shape = shape_of(tile);
-  const Gemm gemm = gemm_of(p, pass);
-  Slices slices;
-  if (pass == Pass::wgrad) slices = slices_of(p, tiles_of(p, gemm, block_of(shape)), options, stage_depth(shape, p));
-  const Run run = run_of(p, pass, options, slices, tile);
+  const Lowering lowering = lowering_of(p, pass, reading);
+  const ConvProblem& inner = lowering.inner;
+  const Gemm gemm = gemm_of(inner, pass);
+  const Slices slices = pass == Pass::wgrad ? wgrad_slices(lowering, shape, options) : Slices{};
+  const Run run(lowering, pass, options, slices, tile);
   Prepared<ConvProblem> prepared;
   prepared.launch = run;
+  prepared.workspace_bytes = lowering.packed_bytes();
   prepared.detail = concat("tile ", shape.rows, "x", shape.columns, "x", stage_depth(shape, p), ", ", shape.stages,
-                           " stages, grid ", run.blocks, ", copies of ", run.bytes, " bytes");
+                           " stages, grid ", run.blocks, ", copies of ", run.bytes, " bytes", lowering.describe());
   if (p.dtype == DType::f32) prepared.detail += concat(", ", name_of(options.math));
   if (gemm.phases > 1) prepared.detail += concat(", ", gemm.phases, " stride phases");
-  if (slices.count > 1) {
-    prepared.workspace_bytes = slices.count * p.w_elements() * accumulator_bytes(p.dtype);
-    prepared.detail += concat(", ", slices.count, " slices of ", slices.length, " positions");
-  }
+  if (slices.count > 1) prepared.detail += concat(", ", slices.count, " slices of ", slices.length, " positions");
+  if (run.wgrad.partial) prepared.workspace_bytes += slices.count * inner.w_elements() * accumulator_bytes(p.dtype);
   return prepared;
 }
 
-constexpr const char* family = "igemm";
-
-template <IgemmTile tile>
+template <IgemmTile tile, Reading reading>
 Kernel<ConvProblem> entry(const char* name, const char* summary) {
-  return {name, summary, refuse<tile>, cost<tile>, prepare<tile>, family};
+  // Padded channels shift the sum's order: a family of its own.
+  const char* family = reading == Reading::packed ? "igemm_packed" : "igemm";
+  return {name, summary, refuse<tile, reading>, cost<tile, reading>, prepare<tile, reading>, family};
 }
 
 }  // namespace
 
 std::vector<Kernel<ConvProblem>> igemm_entries() {
+  constexpr auto native = Reading::native, packed = Reading::packed;
   return {
-      entry<IgemmTile::large>("igemm_128x128", "implicit GEMM on tensor cores (mma.sync), 128x128 tile"),
-      entry<IgemmTile::tall>("igemm_64x128", "the same, 64x128 tile: few output channels"),
-      entry<IgemmTile::square>("igemm_64x64", "the same, 64x64 tile: small problems, odd channel counts"),
+      entry<IgemmTile::large, native>("igemm_128x128", "implicit GEMM on tensor cores (mma.sync), 128x128 tile"),
+      entry<IgemmTile::tall, native>("igemm_64x128", "the same, 64x128 tile: few output channels"),
+      entry<IgemmTile::square, native>("igemm_64x64", "the same, 64x64 tile: small problems, odd channel counts"),
+      entry<IgemmTile::large, packed>("igemm_packed_128x128",
+                                      "operands packed first: channels first, odd channels, few channels a group"),
+      entry<IgemmTile::tall, packed>("igemm_packed_64x128", "the same, 64x128 tile"),
+      entry<IgemmTile::square, packed>("igemm_packed_64x64", "the same, 64x64 tile"),
   };
 }
 

@@ -1,0 +1,53 @@
+// What the packing kernels are told: see pack.h.
+#pragma once
+
+#include <cstdint>
+
+#include "device/launch.h"
+#include "fastconv/dtype.h"
+
+namespace fastconv::kernels {
+
+// to[o][i][position][c] = from[o][i][c - shift][position] where both exist, else 0, for `outer` x `inner` matrices of
+// `positions` x `padded` elements. A tensor of activations: (sample, group); the weights: (group, output channel).
+struct PackParams {
+  const void* from;
+  void* to;
+  int64_t positions;
+  int channels, padded;  // of a matrix of `from`; of `to`, whole 16-byte vectors
+  int64_t outer;
+  int inner, inner_valid;  // matrices from `inner_valid` on are all zero
+  int shift_rows;          // shift = i / shift_rows * channels: groups on the diagonal of one matrix
+  int64_t from_outer, from_inner, from_channel, from_position;
+  int64_t to_outer, to_inner, to_position;
+  bool vector_loads;  // along positions
+  int64_t position_tiles;
+  int channel_tiles;  // the grid is outer * inner * position_tiles * channel_tiles blocks
+};
+
+// The way back, for wgrad: out[row][c][tap] = narrow(sum over slices s, in their order, of partial[s][row][tap][c +
+// shift]), with shift = row % (merged * group_rows) / group_rows * channels.
+struct UnpackParams {
+  const void* partial;
+  void* out;
+  int64_t rows;
+  int slices, taps, channels, padded;
+  int group_rows, merged;
+  int64_t out_row, out_channel, out_tap;
+};
+
+constexpr int pack_threads = 256;
+
+// A block's tile: 128 bytes of channels at 64 positions, or, where 16 bytes are all there is, at 256.
+struct PackTile {
+  int channels, positions;
+};
+FC_HOST_DEVICE constexpr PackTile pack_tile(int64_t element, int64_t padded) {
+  return padded * element == 16 ? PackTile{int(16 / element), 256} : PackTile{int(128 / element), 64};
+}
+
+void launch_pack(int64_t element, const device::Launch& launch, const PackParams& params);
+template <class T>
+void launch_unpack(const device::Launch& launch, const UnpackParams& params);
+
+}  // namespace fastconv::kernels

@@ -1,0 +1,49 @@
+// A convolution that the tensor-core kernels do not read as it lies, brought to one they do: channels first, channels
+// that no 16-byte copies make up, or few channels a group. Its operands are packed into the workspace (kernels/pack.h);
+// the result goes straight to where it belongs, but for the weight gradient, which is unpacked.
+#pragma once
+
+#include "kernels/pack_params.h"
+#include "planner/gpu_conv.h"
+
+namespace fastconv::planner {
+
+// One operand on its way into the workspace, or left as it is.
+struct PackedOperand {
+  bool is_packed = false;
+  const char* name = "";
+  int64_t bytes = 0, from_bytes = 0;  // in the workspace (whole 256), and as given
+  kernels::PackParams params{};
+};
+
+struct Lowering {
+  ConvProblem outer;        // as given, `merged` groups taken as one
+  ConvProblem inner;        // what the kernel computes: channels last, whole vectors of channels a group
+  int64_t merged = 1;       // groups that lie on the diagonal of one group of `inner`
+  bool is_identity = true;  // nothing to do: outer == inner == the problem
+  bool unpacks = false;     // wgrad: inner's weight gradient is not laid out as the problem's
+  PackedOperand a, b;       // ConvArgs' operands of the pass
+  kernels::UnpackParams back{};
+
+  int64_t packed_bytes() const { return a.bytes + b.bytes; }
+  std::string describe() const;
+};
+
+// The problem as it is.
+Lowering as_given(const ConvProblem& p);
+// Packed, as little of it as can be.
+Lowering packed(const ConvProblem& p, Pass pass);
+
+// Why an operand cannot be packed; empty if they can.
+std::string refuse_packing(const Lowering& lowering);
+
+// Packs what is to be packed at the beginning of the workspace; the arguments of the inner problem.
+ConvArgs pack(const Lowering& lowering, const ConvArgs& args);
+// inner's partial weight gradients, in the workspace of `args`, to args.out.
+void unpack(const Lowering& lowering, const ConvArgs& args, int64_t slices);
+Cost packing_cost(const Lowering& lowering);
+
+// fprop's or dgrad's launch: the inner problem, whose result goes where the outer one's belongs.
+kernels::GatherParams lowered_params(const Lowering& lowering, Pass pass, const BlockTile& tile, int64_t vector);
+
+}  // namespace fastconv::planner

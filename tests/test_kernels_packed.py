@@ -1,0 +1,87 @@
+"""Tensor-core kernels on packed operands: channels first, odd channel counts, groups of few channels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from kernel_driver import (
+    DTYPES,
+    LAYOUTS,
+    Driver,
+    conv_operands,
+    conv_oracle,
+    gpu_driver,  # noqa: F401 (a fixture)
+)
+from shapes import ConvCase, conv
+
+PASSES = ("fprop", "dgrad", "wgrad")
+KERNEL = "igemm_packed_64x64"
+
+CASES = (
+    conv("one vector of channels", 2, 8, 8, (17, 19), 3, 1, 1),
+    conv("vectors of positions", 2, 40, 72, (8, 12), 3, 1, 1),
+    conv("two tiles of channels", 1, 130, 67, (5, 7), 3, 2, 1),
+    conv("one position", 3, 9, 10, (3, 3), 3),
+    conv("pointwise, odd plane", 2, 24, 40, (7, 7), 1),
+    conv("pointwise, even plane", 2, 24, 40, (8, 8), 1),
+    conv("one channel", 2, 1, 1, (6, 5), 3, 1, 1),
+    conv("four a group", 1, 64, 64, (7, 8), 3, 1, 1, 1, 16),
+    conv("all groups in one, padded", 1, 9, 15, (6, 5), 3, 1, 1, 1, 3),
+    conv("groups side by side, padded", 2, 68, 132, (4, 5), 3, 2, 1, 1, 2),
+    conv("more in than out", 1, 96, 24, (5, 4), 3, 1, 1, 1, 12),
+    conv("depthwise", 1, 40, 40, (5, 6), 3, 1, 1, 1, 40),
+    conv("phases without taps", 1, 12, 20, (9, 7), 2, 3, 1),
+    conv("volume", 1, 12, 20, (4, 5, 6), (2, 3, 3), (1, 2, 1), 1),
+    conv("line", 2, 12, 20, (33,), 5, 2, 2, 2),
+)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_integers_are_exact(driver: Driver, case: ConvCase, dtype: str) -> None:
+    """Whatever is packed, at aligned addresses and at others."""
+    operands = conv_operands(case, dtype, integers=True)
+    for pass_ in PASSES:
+        exact = conv_oracle(case, pass_, operands.double()).to(DTYPES[dtype])
+        for layout in LAYOUTS:
+            if KERNEL not in driver.kernels(case, pass_, dtype, layout, "tf32"):
+                continue
+            for offset in (0, 1):
+                result = driver.conv(case, pass_, operands, layout, KERNEL, offset, math="tf32")
+                assert torch.equal(result, exact), (pass_, layout, offset)
+
+
+def test_only_what_is_odd_is_packed(driver: Driver) -> None:
+    """Every operand that can be read as it lies is."""
+
+    def detail(case: ConvCase, pass_: str, layout: str) -> str:
+        return driver.conv_plan(case, pass_, "float16", layout, KERNEL).detail
+
+    dense, pointwise = conv("3x3", 2, 64, 128, (8, 8), 3, 1, 1), conv("1x1", 2, 64, 128, (8, 8), 1)
+    assert KERNEL not in driver.kernels(dense, "fprop", "float16", "nhwc")
+    assert "packs x and weight" in detail(dense, "fprop", "nchw")
+    assert "packs gy and weight" in detail(dense, "dgrad", "nchw")
+    assert "packs x and gy, unpacks" in detail(dense, "wgrad", "nchw")
+    assert detail(pointwise, "fprop", "nchw").endswith("packs x")
+    assert detail(pointwise, "wgrad", "nchw").endswith("packs x and gy")
+    grouped = conv("grouped", 2, 64, 64, (8, 8), 3, 1, 1, 1, 16)
+    assert detail(grouped, "fprop", "nhwc").endswith("packs weight, 8 groups in one")
+    last = conv("one position", 2, 64, 64, (1, 1), 1)
+    assert KERNEL not in driver.kernels(last, "fprop", "float16", "nchw")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_slices_and_the_workspace(driver: Driver, layout: str) -> None:
+    """wgrad in several slices; less workspace, fewer slices; too little for the packed operands is refused."""
+    case = conv("long sum", 9, 3, 5, (17, 19), 3, 1, 1)
+    operands = conv_operands(case, "float16", integers=True)
+    exact = conv_oracle(case, "wgrad", operands.double()).half()
+    whole = driver.conv_plan(case, "wgrad", "float16", layout, KERNEL).workspace_bytes
+    packed = 2 * (9 * 17 * 19 * 8 * 2 // 256 + 1) * 256
+    one = driver.conv_plan(case, "wgrad", "float16", layout, KERNEL, workspace_limit=packed + 4096)
+    assert packed < one.workspace_bytes <= packed + 4096 < whole
+    for limit in (-1, packed + 4096):
+        result = driver.conv(case, "wgrad", operands, layout, KERNEL, workspace_limit=limit)
+        assert torch.equal(result, exact), limit
+    with pytest.raises(RuntimeError, match="bytes of workspace, the limit is"):
+        driver.conv_plan(case, "wgrad", "float16", layout, KERNEL, workspace_limit=packed)
