@@ -196,12 +196,14 @@ def test_refusals_say_why(driver: Driver) -> None:
     small = conv("small", 1, 2, 3, (4, 4), 3)
     assert reasons(small, "fprop") == {
         **{f"igemm_{tile}": "the precision asked for is ieee, not tf32 or tf32x3" for tile in IGEMM_TILES},
+        "im2col": "the precision asked for is ieee, not tf32 or tf32x3",
         "depthwise": "one input and one output channel a group, here 2 and 3",
         "bias_sum": "computes the bias gradient, not fprop",
     }
     assert reasons(small, "bgrad")["direct_64x64"] == "computes fprop, dgrad and wgrad, not bgrad"
     assert "built for float32" in reasons(small, "fprop", "float64")["direct_128x64"]
     assert reasons(small, "fprop", "float16")["igemm_64x64"] == "reads channels last"
+    assert "rounded: computes fprop and wgrad only" in reasons(small, "dgrad", "float16")["im2col"]
     huge = conv("huge", 1, 1, 1, (1 << 16, 1 << 15), 1)
     assert "2^30 positions" in reasons(huge, "fprop")["direct_64x64"]
 

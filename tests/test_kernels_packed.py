@@ -16,6 +16,7 @@ from shapes import ConvCase, conv
 
 PASSES = ("fprop", "dgrad", "wgrad")
 KERNEL = "igemm_packed_64x64"
+KERNELS = (KERNEL, "im2col")
 
 CASES = (
     conv("one vector of channels", 2, 8, 8, (17, 19), 3, 1, 1),
@@ -33,6 +34,14 @@ CASES = (
     conv("phases without taps", 1, 12, 20, (9, 7), 2, 3, 1),
     conv("volume", 1, 12, 20, (4, 5, 6), (2, 3, 3), (1, 2, 1), 1),
     conv("line", 2, 12, 20, (33,), 5, 2, 2, 2),
+    # Few channels: neighbouring columns are taken as channels.
+    conv("first layer", 2, 3, 16, (12, 14), 7, 2, 3),
+    conv("first layer, odd width", 1, 3, 16, (12, 15), 7, 2, 3),
+    conv("first layer, asymmetric", 1, 3, 9, (9, 20), (5, 3), (3, 4), ((2, 0), (1, 6))),
+    conv("patches", 2, 3, 24, (8, 12), 4, 4),
+    conv("patches of a volume", 1, 3, 10, (4, 8, 16), (2, 8, 8), (2, 8, 8)),
+    conv("filter shorter than its stride", 1, 2, 8, (6, 24), (2, 3), (1, 8), 1),
+    conv("one channel, stride 2", 2, 1, 8, (10, 10), 3, 2, 1),
 )
 
 
@@ -44,11 +53,12 @@ def test_integers_are_exact(driver: Driver, case: ConvCase, dtype: str) -> None:
     for pass_ in PASSES:
         exact = conv_oracle(case, pass_, operands.double()).to(DTYPES[dtype])
         for layout in LAYOUTS:
-            if KERNEL not in driver.kernels(case, pass_, dtype, layout, "tf32"):
-                continue
-            for offset in (0, 1):
-                result = driver.conv(case, pass_, operands, layout, KERNEL, offset, math="tf32")
-                assert torch.equal(result, exact), (pass_, layout, offset)
+            kernels = set(driver.kernels(case, pass_, dtype, layout, "tf32")) & set(KERNELS)
+            assert pass_ == "dgrad" or "im2col" in kernels
+            for kernel in kernels:
+                for offset in (0, 1):
+                    result = driver.conv(case, pass_, operands, layout, kernel, offset, math="tf32")
+                    assert torch.equal(result, exact), (pass_, layout, kernel, offset)
 
 
 def test_only_what_is_odd_is_packed(driver: Driver) -> None:
@@ -66,6 +76,8 @@ def test_only_what_is_odd_is_packed(driver: Driver) -> None:
     assert detail(pointwise, "wgrad", "nchw").endswith("packs x and gy")
     grouped = conv("grouped", 2, 64, 64, (8, 8), 3, 1, 1, 1, 16)
     assert detail(grouped, "fprop", "nhwc").endswith("packs weight, 8 groups in one")
+    patches = conv("patches", 2, 3, 64, (16, 32), 16, 16)
+    assert detail(patches, "fprop", "nhwc").endswith("copies of 16 bytes, 16 columns taken as channels")
     last = conv("one position", 2, 64, 64, (1, 1), 1)
     assert KERNEL not in driver.kernels(last, "fprop", "float16", "nchw")
 

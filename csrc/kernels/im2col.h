@@ -38,7 +38,6 @@ void im2col(const FC_GRID_CONSTANT Im2colParams p) {
   const int64_t base = group * p.x_strides.group + tap.offset, element_bytes = int64_t(sizeof(Unit)) / p.unit_elements;
   Position position = Position::at(first, positions);
   const Position step = Position::at(warps, positions);
-  FC_NO_UNROLL
   for (int i = 0; i < im2col_positions && position.within(positions); i += warps) {
     const Spot spot = origins.spot(position);
     const Unit value = load_if(spot.inside(tap, extent), as<Unit>(x + (base + spot.offset) * element_bytes));

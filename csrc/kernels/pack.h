@@ -1,5 +1,6 @@
 // Brings tensors to the form that the tensor-core kernels read best, and their weight gradient back: channels last, a
-// group's channels padded with zeros to whole 16-byte vectors, groups of few channels side by side on the diagonal.
+// group's channels padded with zeros to whole 16-byte vectors, groups of few channels side by side on the diagonal,
+// filters padded to whole strides.
 //
 //   pack     transposes through shared memory: positions are read side by side, channels written 16 bytes a lane.
 //            A tile's row (one position) is 128 bytes of channels and one 4-byte word of padding, so that lanes at
@@ -45,6 +46,7 @@ class PackedTile {
   }
 
   FC_DEVICE void write() const {
+    if (p_.padded < vector) return write_dense();
     using Vector = Vec<uint32_t, 4>;
     const int vectors = channels_ / vector;
     for (int q = int(threadIdx.x); q < positions_ * vectors; q += pack_threads) {
@@ -57,9 +59,29 @@ class PackedTile {
   }
 
  private:
+  // Less than a vector of channels: several positions make one, and `to` is dense.
+  FC_DEVICE void write_dense() const {
+    const int elements = positions_ * p_.padded;
+    Word* const to = to_ + first_position_ * p_.padded;
+    for (int q = int(threadIdx.x) * vector; q < elements; q += pack_threads * vector) {
+      Vec<Word, vector> value{};
+      FC_UNROLL
+      for (int e = 0; e < vector; ++e) {
+        const int position = (q + e) / p_.padded;
+        if (q + e < elements) value[e] = storage_.load(position * pitch_ + (q + e) - position * p_.padded);
+      }
+      if (q + vector <= elements) {
+        store(as<Vec<Word, vector>>(to + q), value);
+      } else {
+        FC_UNROLL
+        for (int e = 0; e < vector; ++e) store_if(q + e < elements, to + q + e, value[e]);
+      }
+    }
+  }
+
   FC_DEVICE bool exists(int c) const { return unsigned(first_source_ + c) < unsigned(p_.channels); }
-  FC_DEVICE const Word* source(int c, int position) const {
-    return from_ + (first_source_ + c) * p_.from_channel + (first_position_ + position) * p_.from_position;
+  FC_DEVICE const Word* source(int c, int64_t position) const {
+    return from_ + (first_source_ + c) * p_.from_channel + position * p_.from_position;
   }
 
   // Vectors of 32 positions, then the next channel: the elements of a warp's vectors lie in different banks.
@@ -69,7 +91,7 @@ class PackedTile {
     for (int q = int(threadIdx.x); q < halves * channels_ * line; q += pack_threads) {
       const int c = q / line % channels_, position = q / line / channels_ * 32 + q % line * vector;
       if (position >= positions_) continue;
-      const auto value = load_if(exists(c), as<Vec<Word, vector>>(source(c, position)));
+      const auto value = load_if(exists(c), as<Vec<Word, vector>>(source(c, first_position_ + position)));
       FC_UNROLL
       for (int e = 0; e < vector; ++e) storage_.store((position + e) * pitch_ + c, value[e]);
     }
@@ -81,7 +103,8 @@ class PackedTile {
     for (int q = int(threadIdx.x); q < positions_ * channels_; q += pack_threads) {
       const int slow = q / fast, rest = q - slow * fast;
       const int c = along_channels ? rest : slow, position = along_channels ? slow : rest;
-      storage_.store(position * pitch_ + c, load_if(exists(c), source(c, position)));
+      const int64_t at = position_in_run(first_position_ + position, p_.run, p_.from_run, p_.run_first);
+      storage_.store(position * pitch_ + c, load_if(exists(c) && at >= 0, source(c, at)));
     }
   }
 
@@ -117,10 +140,11 @@ void unpack(const FC_GRID_CONSTANT UnpackParams p) {
     const int rest = int(i - row * row_elements), tap = rest / p.padded;
     const int shift = int(row % (int64_t(p.merged) * p.group_rows)) / p.group_rows * p.channels;
     const int c = rest - tap * p.padded - shift;
-    const bool on = unsigned(c) < unsigned(p.channels);
+    const int64_t to = position_in_run(tap, p.run, p.from_run, p.run_first);
+    const bool on = unsigned(c) < unsigned(p.channels) && to >= 0;
     float sum = 0;
     for (int s = 0; s < p.slices; ++s) sum += load_if(on, partial + s * elements + i);
-    store_if(on, static_cast<T*>(p.out) + row * p.out_row + c * p.out_channel + tap * p.out_tap, narrow<T>(sum));
+    store_if(on, static_cast<T*>(p.out) + row * p.out_row + c * p.out_channel + to * p.out_tap, narrow<T>(sum));
   }
 }
 

@@ -10,10 +10,11 @@ using namespace kernels;
 
 constexpr BlockTile block_of(const IgemmShape& shape) { return {shape.rows, shape.columns}; }
 
-// Whether the operands are read as they lie.
-enum class Reading : uint8_t { native, packed };
+// How the operands are read.
+enum class Reading : uint8_t { native, packed, columns };
 
 Lowering lowering_of(const ConvProblem& p, Pass pass, Reading reading) {
+  if (reading == Reading::columns) return by_columns(p, pass);
   return reading == Reading::packed ? packed(p, pass) : as_given(p);
 }
 
@@ -64,13 +65,15 @@ std::string refuse(const ConvProblem& p, Pass pass, const PlanOptions& options) 
   if (auto reason = refuse_products(p, pass, options, tile); !reason.empty()) return reason;
   if (reading == Reading::native && p.layout != Layout::nhwc) return "reads channels last";
   if (auto reason = refuse_size(p); !reason.empty()) return reason;
+  if (reading == Reading::columns && pass == Pass::dgrad)
+    return "dgrad would add up columns that were rounded: computes fprop and wgrad only";
   const Lowering lowering = lowering_of(p, pass, reading);
   if (reading == Reading::packed && lowering.is_identity)
     return "nothing to pack: its operands can be read as they are";
   const ConvProblem& inner = lowering.inner;
   if (auto reason = refuse_size(inner); !reason.empty()) return reason;
   if (pass != Pass::wgrad)
-    if (auto reason = refuse_taps(p); !reason.empty()) return reason;
+    if (auto reason = refuse_taps(inner); !reason.empty()) return reason;
   const int bytes = copy_bytes(inner);
   if (!visit_dtype(p.dtype, [&](auto t) { return has_copy<decltype(t)>(tile, bytes); }))
     return concat(p.c_per_group(), " and ", p.k_per_group(), " channels a group allow copies of ", bytes,
@@ -213,8 +216,8 @@ Prepared<ConvProblem> prepare(const ConvProblem& p, Pass pass, const PlanOptions
 template <IgemmTile tile, Reading reading>
 Kernel<ConvProblem> entry(const char* name, const char* summary) {
   // Padded channels shift the sum's order: a family of its own.
-  const char* family = reading == Reading::packed ? "igemm_packed" : "igemm";
-  return {name, summary, refuse<tile, reading>, cost<tile, reading>, prepare<tile, reading>, family};
+  constexpr const char* families[] = {"igemm", "igemm_packed", "im2col"};
+  return {name, summary, refuse<tile, reading>, cost<tile, reading>, prepare<tile, reading>, families[int(reading)]};
 }
 
 }  // namespace
@@ -229,6 +232,7 @@ std::vector<Kernel<ConvProblem>> igemm_entries() {
                                       "operands packed first: channels first, odd channels, few channels a group"),
       entry<IgemmTile::tall, packed>("igemm_packed_64x128", "the same, 64x128 tile"),
       entry<IgemmTile::square, packed>("igemm_packed_64x64", "the same, 64x64 tile"),
+      entry<IgemmTile::tall, Reading::columns>("im2col", "columns written out, then the 64x128 tile: a baseline"),
   };
 }
 

@@ -1,5 +1,7 @@
 #include "planner/gpu_lowering.h"
 
+#include <numeric>
+
 #include "planner/cost.h"
 
 namespace fastconv::planner {
@@ -20,6 +22,38 @@ int64_t merged_groups(const ConvProblem& p) {
   return p.groups;
 }
 
+// The channels that a fold needs at each position.
+int64_t folded_channels(int64_t channels, int64_t factor, int64_t vector) {
+  return round_up(channels, vector / std::gcd(factor, vector));
+}
+
+Fold fold_of(const ConvProblem& p, Pass pass, int64_t vector) {
+  Fold fold{1, 0, p.filter[2]};
+  const int64_t factor = p.stride[2];
+  const bool can = pass != Pass::dgrad && p.groups == 1 && p.c < vector && factor > 1 && p.filter[2] > 1 &&
+                   p.dilation[2] == 1 && p.in[2] % factor == 0;
+  if (!can || folded_channels(p.c, factor, vector) >= vector) return fold;
+  fold.factor = factor;
+  fold.front = round_up(p.pad_lo[2], factor) - p.pad_lo[2];
+  fold.taps = round_up(fold.front + p.filter[2], factor);
+  return fold;
+}
+
+// Channels last, whole vectors of channels.
+ConvProblem inner_of(const ConvProblem& outer, const Fold& fold, int64_t vector) {
+  ConvProblem p = outer;
+  p.layout = Layout::nhwc;
+  const int64_t c =
+      fold.factor * (fold.factor > 1 ? folded_channels(p.c, fold.factor, vector) : round_up(p.c_per_group(), vector));
+  const int64_t k = round_up(p.k_per_group(), vector);
+  p.c = p.groups * c, p.k = p.groups * k;
+  if (fold.factor == 1) return p;
+  p.in[2] /= fold.factor, p.filter[2] = fold.taps / fold.factor, p.stride[2] = 1;
+  p.pad_lo[2] = (p.pad_lo[2] + fold.front) / fold.factor;
+  p.pad_hi[2] = 0;  // what `out` leaves
+  return p;
+}
+
 ConvProblem with_groups(ConvProblem p, int64_t groups, int64_t c_per_group, int64_t k_per_group) {
   p.groups = groups, p.c = groups * c_per_group, p.k = groups * k_per_group;
   return p;
@@ -33,7 +67,8 @@ bool is_last(const ConvProblem& p, int64_t channels, int64_t positions) {
 void finish(PackedOperand& operand, int64_t element, int64_t from_elements) {
   PackParams& params = operand.params;
   const PackTile tile = pack_tile(element, params.padded);
-  params.vector_loads = params.from_position == 1 && params.positions % (16 / element) == 0;
+  const bool whole = params.run == params.from_run && params.positions % (16 / element) == 0;
+  params.vector_loads = whole && params.from_position == 1;
   params.position_tiles = ceil_div(params.positions, tile.positions);
   params.channel_tiles = int(ceil_div(params.padded, tile.channels));
   operand.is_packed = true;
@@ -59,46 +94,94 @@ PackedOperand activations(const char* name, const ConvProblem& p, int64_t channe
   return operand;
 }
 
-// [group][k][c][tap] or [group][k][tap][c] -> [merged group][padded k][tap][padded c], block-diagonal.
-PackedOperand weights(const ConvProblem& p, int64_t merged, const ConvProblem& inner) {
+// [group][k][c][tap] or [group][k][tap][c] -> [merged group][padded k][padded tap][padded c], block-diagonal.
+PackedOperand weights(const ConvProblem& p, const Lowering& lowering) {
+  const ConvProblem& inner = lowering.inner;
+  const Fold& fold = lowering.fold;
+  const int64_t merged = lowering.merged, padded = inner.c_per_group() / fold.factor;
   PackedOperand operand;
   operand.name = "weight";
   const int64_t taps = volume(p.filter), channels = p.c_per_group(), rows = merged * p.k_per_group();
   const bool last = is_last(p, channels, taps);
-  if (last && merged == 1 && inner.c_per_group() == channels && inner.k_per_group() == rows) return operand;
+  const bool as_is = padded == channels && inner.k_per_group() == rows && fold.taps == p.filter[2];
+  if (last && merged == 1 && as_is) return operand;
   PackParams& params = operand.params;
-  params.outer = inner.groups, params.positions = taps;
+  params.outer = inner.groups, params.positions = taps / p.filter[2] * fold.taps;
+  params.run = int(fold.taps), params.from_run = int(p.filter[2]), params.run_first = int(fold.front);
   params.inner = int(inner.k_per_group()), params.inner_valid = int(rows), params.shift_rows = int(p.k_per_group());
-  params.channels = int(channels), params.padded = int(inner.c_per_group());
+  params.channels = int(channels), params.padded = int(padded);
   params.from_outer = rows * channels * taps, params.from_inner = channels * taps;
   params.from_channel = last ? 1 : taps, params.from_position = last ? channels : 1;
-  params.to_position = params.padded, params.to_inner = taps * params.padded;
+  params.to_position = params.padded, params.to_inner = params.positions * padded;
   params.to_outer = params.inner * params.to_inner;
   finish(operand, size_of(p.dtype), p.w_elements());
   return operand;
 }
 
-UnpackParams unpack_params(const ConvProblem& p, int64_t merged, const ConvProblem& inner) {
+void set_unit(Im2colParams& params, int64_t row, int64_t elements) {
+  params.unit_elements = int(elements), params.row_units = int(row / elements);
+  params.column_tiles = int(ceil_div(params.row_units, 32));
+}
+
+// x by windows: [position][group][padded row].
+PackedOperand columns(const ConvProblem& p, const ConvProblem& inner) {
+  PackedOperand operand;
+  operand.is_packed = operand.is_columns = true;
+  operand.name = "x";
+  const int64_t element = size_of(p.dtype), vector = 16 / element;
+  Im2colParams& params = operand.columns;
+  params.channels_last = p.layout == Layout::nhwc;
+  set_unit(params, inner.c_per_group(), params.channels_last && p.c_per_group() % vector == 0 ? vector : 1);
+  params.row_elements = int(p.c_per_group() * volume(p.filter));
+  params.channels = int(p.c_per_group()), params.groups = int(p.groups), params.batch = p.n;
+  for (int i = 0; i < 3; ++i) params.axis[i] = axis_of(p, i, false);
+  params.x_strides = strides_of(p.layout, p.c, p.groups, p.in);
+  operand.from_bytes = p.x_elements() * element;
+  operand.bytes = round_up(inner.x_elements() * element, 256);
+  return operand;
+}
+
+UnpackParams unpack_params(const ConvProblem& p, const Lowering& lowering) {
+  const Fold& fold = lowering.fold;
   const Strides w = strides_of(p.layout, p.c_per_group(), 1, p.filter);
   UnpackParams params{};
-  params.rows = p.k, params.taps = int(volume(p.filter));
-  params.channels = int(p.c_per_group()), params.padded = int(inner.c_per_group());
-  params.group_rows = int(p.k_per_group()), params.merged = int(merged);
+  params.rows = p.k, params.taps = int(volume(p.filter) / p.filter[2] * fold.taps);
+  params.run = int(fold.taps), params.from_run = int(p.filter[2]), params.run_first = int(fold.front);
+  params.channels = int(p.c_per_group()), params.padded = int(lowering.inner.c_per_group() / fold.factor);
+  params.group_rows = int(p.k_per_group()), params.merged = int(lowering.merged);
   params.out_row = w.batch, params.out_channel = w.channel, params.out_tap = w.axis[2];
   return params;
 }
 
-int64_t blocks_of(const PackParams& p) { return p.outer * p.inner * p.position_tiles * p.channel_tiles; }
+int64_t blocks_of(const PackedOperand& operand) {
+  const Im2colParams& c = operand.columns;
+  if (operand.is_columns) {
+    const int64_t positions = c.batch * c.axis[0].out_extent * c.axis[1].out_extent * c.axis[2].out_extent;
+    return ceil_div(positions, im2col_positions) * c.groups * c.column_tiles;
+  }
+  const PackParams& p = operand.params;
+  return p.outer * p.inner * p.position_tiles * p.channel_tiles;
+}
 
-void pack_operand(const Lowering& lowering, const PackedOperand& operand, const void*& address, char*& workspace,
+void pack_operand(const Lowering& lowering, PackedOperand operand, const void*& address, char*& workspace,
                   void* stream) {
   if (!operand.is_packed) return;
-  PackParams now = operand.params;
-  now.from = address, now.to = workspace;
-  now.vector_loads = now.vector_loads && aligned(address, 16);
-  auto launch = one_dimensional("pack", blocks_of(now), pack_threads, stream);
+  const int64_t element = size_of(lowering.inner.dtype);
+  PackParams& params = operand.params;
+  Im2colParams& columns = operand.columns;
+  if (!aligned(address, 16)) {
+    params.vector_loads = false;
+    if (operand.is_columns) set_unit(columns, lowering.inner.c_per_group(), 1);
+  }
+  auto launch = one_dimensional(operand.is_columns ? "im2col" : "pack", blocks_of(operand), pack_threads, stream);
   name_regions(launch, {{address, operand.from_bytes, operand.name}, {workspace, operand.bytes, "workspace"}});
-  launch_pack(size_of(lowering.inner.dtype), launch, now);
+  if (operand.is_columns) {
+    columns.x = address, columns.columns = workspace;
+    launch_im2col(columns.unit_elements * element, launch, columns);
+  } else {
+    params.from = address, params.to = workspace;
+    launch_pack(element, launch, params);
+  }
   address = workspace, workspace += operand.bytes;
 }
 
@@ -116,30 +199,49 @@ Lowering packed(const ConvProblem& p, Pass pass) {
   l.merged = merged;
   l.outer = with_groups(p, p.groups / merged, merged * p.c_per_group(), merged * p.k_per_group());
   const int64_t c = l.outer.c_per_group(), k = l.outer.k_per_group();
-  l.inner = with_groups(l.outer, l.outer.groups, round_up(c, vector), round_up(k, vector));
-  l.inner.layout = Layout::nhwc;
-  const PackedOperand x = activations("x", l.outer, c, l.inner.c_per_group(), p.in);
+  l.fold = fold_of(l.outer, pass, vector);
+  l.inner = inner_of(l.outer, l.fold, vector);
+  const PackedOperand x = activations("x", l.outer, c, l.inner.c_per_group() / l.fold.factor, p.in);
   const PackedOperand gy = activations("gy", l.outer, k, l.inner.k_per_group(), p.out);
-  const PackedOperand w = weights(p, merged, l.inner);
+  const PackedOperand w = weights(p, l);
   l.a = pass == Pass::dgrad ? gy : x;
   l.b = pass == Pass::wgrad ? gy : w;
   l.unpacks = pass == Pass::wgrad && w.is_packed;
-  l.is_identity = !l.a.is_packed && !l.b.is_packed && !l.unpacks;
-  if (l.unpacks) l.back = unpack_params(p, merged, l.inner);
+  l.is_identity = !l.a.is_packed && !l.b.is_packed && !l.unpacks && l.fold.factor == 1;
+  if (l.unpacks) l.back = unpack_params(p, l);
+  return l;
+}
+
+Lowering by_columns(const ConvProblem& p, Pass pass) {
+  ConvProblem flat = with_groups(p, p.groups, p.c_per_group() * volume(p.filter), p.k_per_group());
+  flat.layout = Layout::nhwc, flat.in = p.out;
+  flat.filter = flat.stride = flat.dilation = {1, 1, 1}, flat.pad_lo = flat.pad_hi = {0, 0, 0};
+  Lowering l;
+  l.outer = p, l.inner = inner_of(flat, l.fold, 16 / size_of(p.dtype)), l.is_identity = false;
+  const PackedOperand w = weights(flat, l);
+  l.a = columns(p, l.inner);
+  l.b = pass == Pass::wgrad ? activations("gy", p, p.k_per_group(), l.inner.k_per_group(), p.out) : w;
+  l.unpacks = pass == Pass::wgrad && w.is_packed;
+  if (l.unpacks) l.back = unpack_params(flat, l);
   return l;
 }
 
 std::string Lowering::describe() const {
   std::string text;
   for (const PackedOperand* operand : {&a, &b})
-    if (operand->is_packed) text += concat(text.empty() ? ", packs " : " and ", operand->name);
+    if (operand->is_columns) {
+      text += ", columns written out";
+    } else if (operand->is_packed) {
+      text += concat(&b == operand && a.is_packed && !a.is_columns ? " and " : ", packs ", operand->name);
+    }
+  if (fold.factor > 1) text += concat(", ", fold.factor, " columns taken as channels");
   if (merged > 1) text += concat(", ", merged, " groups in one");
   return unpacks ? text + ", unpacks the result" : text;
 }
 
 std::string refuse_packing(const Lowering& lowering) {
   for (const PackedOperand* operand : {&lowering.a, &lowering.b})
-    if (operand->is_packed && blocks_of(operand->params) > largest_grid)
+    if (operand->is_packed && blocks_of(*operand) > largest_grid)
       return concat("packing ", operand->name, " needs more than 2^31 - 1 blocks");
   return "";
 }
@@ -160,8 +262,9 @@ void unpack(const Lowering& lowering, const ConvArgs& args, int64_t slices) {
   const int64_t blocks = std::min<int64_t>(ceil_div(elements, pack_threads), 8 * int64_t(h100.multiprocessors));
   auto launch = one_dimensional("unpack", blocks, pack_threads, args.stream);
   const DType dtype = lowering.inner.dtype;
-  name_regions(launch, {{args.workspace, elements * slices * int64_t(sizeof(float)), "workspace"},
-                        {args.out, now.rows * now.taps * now.channels * size_of(dtype), "output"}});
+  name_regions(launch,
+               {{args.workspace, elements * slices * int64_t(sizeof(float)), "workspace"},
+                {args.out, now.rows * now.taps / now.run * now.from_run * now.channels * size_of(dtype), "output"}});
   if (dtype == DType::f16) return launch_unpack<f16>(launch, now);
   dtype == DType::bf16 ? launch_unpack<bf16>(launch, now) : launch_unpack<float>(launch, now);
 }

@@ -10,15 +10,24 @@ namespace fastconv::planner {
 
 // One operand on its way into the workspace, or left as it is.
 struct PackedOperand {
-  bool is_packed = false;
+  bool is_packed = false, is_columns = false;  // by kernels/pack.h or, x only, by kernels/im2col.h
   const char* name = "";
   int64_t bytes = 0, from_bytes = 0;  // in the workspace (whole 256), and as given
   kernels::PackParams params{};
+  kernels::Im2colParams columns{};
+};
+
+// Few input channels: `factor` = stride neighbours along the width are taken as one position with factor times the
+// channels, so that the stride is 1. The filter gets `front` zero taps, and more behind, to begin and end at a whole
+// stride. A patch embedding (filter == stride) is then a plain GEMM a row, with nothing moved.
+struct Fold {
+  int64_t factor = 1, front = 0, taps = 1;  // taps: along the width, zeros included
 };
 
 struct Lowering {
-  ConvProblem outer;        // as given, `merged` groups taken as one
-  ConvProblem inner;        // what the kernel computes: channels last, whole vectors of channels a group
+  ConvProblem outer;  // as given, `merged` groups taken as one
+  ConvProblem inner;  // what the kernel computes: channels last, whole vectors of channels a group
+  Fold fold;
   int64_t merged = 1;       // groups that lie on the diagonal of one group of `inner`
   bool is_identity = true;  // nothing to do: outer == inner == the problem
   bool unpacks = false;     // wgrad: inner's weight gradient is not laid out as the problem's
@@ -33,6 +42,8 @@ struct Lowering {
 Lowering as_given(const ConvProblem& p);
 // Packed, as little of it as can be.
 Lowering packed(const ConvProblem& p, Pass pass);
+// x written out by windows: a plain GEMM. fprop and wgrad.
+Lowering by_columns(const ConvProblem& p, Pass pass);
 
 // Why an operand cannot be packed; empty if they can.
 std::string refuse_packing(const Lowering& lowering);
