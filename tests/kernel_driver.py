@@ -151,28 +151,30 @@ class Driver:
         offset: int = 0,
         workspace_limit: int = -1,
         math: str = "ieee",
+        bias: Tensor | None = None,
     ) -> Tensor:
-        """One pass of the case (fprop with the bias), back in host memory."""
+        """One pass of the case, back in host memory; fprop with the operands' bias, dgrad with ``bias``."""
         dtype = next(name for name, each in DTYPES.items() if each == operands.x.dtype)
+        added = operands.bias if pass_ == "fprop" else bias
         plan = self.conv_plan(
-            case, pass_, dtype, layout, kernel, workspace_limit=workspace_limit, bias=pass_ == "fprop", math=math
+            case, pass_, dtype, layout, kernel, workspace_limit=workspace_limit, bias=added is not None, math=math
         )
         x, w, gy = (self.put(t, layout, offset) for t in (operands.x, operands.w, operands.gy))
-        bias = operands.bias.to(self.device)
+        added = None if added is None else added.to(self.device)
         a, b, shape = {
             "fprop": (x, w, gy.shape),
             "dgrad": (gy, w, x.shape),
             "wgrad": (x, gy, w.shape),
-            "bgrad": (gy, None, bias.shape),
+            "bgrad": (gy, None, operands.bias.shape),
         }[pass_]
-        blank = torch.full_like(bias, float("nan")) if pass_ == "bgrad" else None
+        blank = torch.full_like(operands.bias, float("nan")).to(self.device) if pass_ == "bgrad" else None
         out = self.blank(tuple(shape), DTYPES[dtype], layout, offset) if blank is None else blank
         # float32 NaN throughout: a slice that nobody wrote shows.
         workspace = torch.full((plan.workspace_bytes // 4 + 1,), float("nan"), device=self.device)
         plan.run(
             a.data_ptr(),
             0 if b is None else b.data_ptr(),
-            bias.data_ptr() if pass_ == "fprop" else 0,
+            0 if added is None else added.data_ptr(),
             out.data_ptr(),
             workspace.data_ptr() if plan.workspace_bytes else 0,
             0,

@@ -4,6 +4,7 @@ autocast, inference mode, functorch transforms, forward-mode AD, batched backwar
 
 from __future__ import annotations
 
+import copy
 import gc
 import io
 import logging
@@ -23,11 +24,21 @@ from fastconv.testing import integer_tensor, random_tensor
 
 Tensor = torch.Tensor
 Call = Callable[..., Tensor]
+EXACT = torch.float64
 
-GEOMETRIES = [
-    {"padding": 1},
-    {"stride": 2, "padding": (1, 0), "dilation": (1, 2)},
-    {"padding": "same", "groups": 2},
+GEOMETRIES: list[tuple[str, dict[str, Any]]] = [
+    ("conv2d", {"padding": 1}),
+    ("conv2d", {"stride": 2, "padding": (1, 0), "dilation": (1, 2)}),
+    ("conv2d", {"padding": "same", "groups": 2}),
+    ("conv1d", {"padding": "same"}),
+    ("conv1d", {"stride": 2, "groups": 2}),
+    ("conv3d", {"padding": 1, "stride": (1, 2, 1)}),
+    ("conv3d", {"stride": (2, 3, 2), "groups": 2}),
+    ("conv_transpose1d", {"stride": 3, "padding": 1, "output_padding": 2}),
+    ("conv_transpose2d", {"padding": 1, "groups": 2}),
+    ("conv_transpose2d", {"stride": 2, "dilation": (1, 2), "output_padding": (1, 0)}),
+    ("conv_transpose2d", {"dilation": 2, "output_padding": 1}),  # more than the stride: PyTorch's
+    ("conv_transpose3d", {"stride": (1, 2, 2), "padding": (1, 0, 1)}),
 ]
 POOLINGS: list[tuple[str, dict[str, Any]]] = [
     ("max_pool2d", {"kernel_size": 2}),
@@ -41,17 +52,23 @@ pytestmark = [
 ]
 
 
-def leaves(device: torch.device, dtype: torch.dtype = torch.float64, groups: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-    x = random_tensor((1, 2, 5, 4), dtype, seed=1, device=device).requires_grad_()
-    w = random_tensor((4, 2 // groups, 3, 2), dtype, seed=2, device=device).requires_grad_()
+def leaves(
+    device: torch.device, dtype: torch.dtype = torch.float64, groups: int = 1, function: str = "conv2d"
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x, w and bias of a convolution of 2 channels to 4; small, for the emulator."""
+    rank, transposed = int(function[-2]), "transpose" in function
+    size, window = ((3, 3, 2) if transposed or rank == 3 else (5, 4)), ((3, 2) if rank < 3 else (2, 2, 2))
+    channels = (2, 4 // groups) if transposed else (4, 2 // groups)
+    x = random_tensor((1, 2, *size[:rank]), dtype, seed=1, device=device).requires_grad_()
+    w = random_tensor((*channels, *window[:rank]), dtype, seed=2, device=device).requires_grad_()
     return x, w, random_tensor((4,), dtype, seed=3, device=device).requires_grad_()
 
 
 # ---- gradcheck ----
-@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
-def test_gradcheck_conv2d(backend: Target, geometry: dict[str, Any]) -> None:
-    tensors = leaves(backend.device, groups=geometry.get("groups", 1))
-    call = lambda x, w, b: FC.conv2d(x, w, b, **geometry)  # noqa: E731
+@pytest.mark.parametrize(("function", "geometry"), GEOMETRIES, ids=str)
+def test_gradcheck_conv(backend: Target, function: str, geometry: dict[str, Any]) -> None:
+    tensors = leaves(backend.device, groups=geometry.get("groups", 1), function=function)
+    call = lambda x, w, b: getattr(FC, function)(x, w, b, **geometry)  # noqa: E731
     assert torch.autograd.gradcheck(call, tensors)
     assert torch.autograd.gradgradcheck(call, tensors, fast_mode=True)
 
@@ -64,9 +81,9 @@ def test_gradcheck_pooling(backend: Target, function: str, options: dict[str, An
     assert torch.autograd.gradgradcheck(call, (x,), fast_mode=True)
 
 
-def third_order(conv2d: Call, tensors: tuple[Tensor, ...]) -> list[Tensor]:
+def third_order(conv: Call, tensors: tuple[Tensor, ...]) -> list[Tensor]:
     """Gradients of gradients of gradients, through a nonlinearity so that none vanishes."""
-    total = conv2d(*tensors, padding=1).tanh().sum()
+    total = conv(*tensors, padding=1).tanh().sum()
     results = []
     for _ in range(3):
         gradients = torch.autograd.grad(total, tensors, create_graph=True)
@@ -75,20 +92,21 @@ def third_order(conv2d: Call, tensors: tuple[Tensor, ...]) -> list[Tensor]:
     return results
 
 
-def test_third_order(backend: Target) -> None:
-    tensors = leaves(backend.device)
-    for ours, theirs in zip(third_order(FC.conv2d, tensors), third_order(F.conv2d, tensors), strict=True):
+@pytest.mark.parametrize("function", ["conv2d", "conv3d", "conv_transpose2d"])
+def test_third_order(backend: Target, function: str) -> None:
+    tensors = leaves(backend.device, function=function)
+    results = (third_order(getattr(module, function), tensors) for module in (FC, F))
+    for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
-def test_adjointness(native: Target, geometry: dict[str, Any]) -> None:
-    """<conv(x, w), g> = <x, dgrad(g, w)> = <w, wgrad(x, g)>, exactly: integers in float64."""
-    x = integer_tensor((2, 4, 9, 8), torch.float64, seed=1, device=native.device).requires_grad_()
-    w = integer_tensor((6, 4 // geometry.get("groups", 1), 3, 2), torch.float64, seed=2, device=native.device)
-    w.requires_grad_()
-    y = FC.conv2d(x, w, **geometry)
-    g = integer_tensor(tuple(y.shape), torch.float64, seed=3, device=native.device)
+@pytest.mark.parametrize(("function", "geometry"), GEOMETRIES, ids=str)
+def test_adjointness(native: Target, function: str, geometry: dict[str, Any]) -> None:
+    """<conv(x, w), g> = <x, its gradient> = <w, its gradient>, exactly: integers in float64."""
+    shapes = [tensor.shape for tensor in leaves(native.device, groups=geometry.get("groups", 1), function=function)]
+    x, w = (integer_tensor(shape, EXACT, seed=i, device=native.device) for i, shape in enumerate(shapes[:2], 1))
+    y = getattr(FC, function)(x.requires_grad_(), w.requires_grad_(), **geometry)
+    g = integer_tensor(tuple(y.shape), EXACT, seed=3, device=native.device)
     gx, gw = torch.autograd.grad(y, (x, w), g)
     products = [float((a.detach() * b).sum()) for a, b in ((y, g), (x, gx), (w, gw))]
     assert products[0] == products[1] == products[2] != 0
@@ -104,8 +122,11 @@ def test_adjointness_of_average_pooling(native: Target, function: str, options: 
 
 
 # ---- only what is asked for ----
+@pytest.mark.parametrize("function", ["conv2d", "conv3d", "conv_transpose2d"])
 @pytest.mark.parametrize("wanted", range(1, 8), ids=lambda wanted: f"{wanted:03b}")
-def test_computes_only_what_is_asked_for(native: Target, wanted: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_computes_only_what_is_asked_for(
+    native: Target, wanted: int, function: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done: list[str] = []
     bind = Convolution._bind
 
@@ -116,12 +137,13 @@ def test_computes_only_what_is_asked_for(native: Target, wanted: int, monkeypatc
     monkeypatch.setattr(Convolution, "_bind", noted)
     for memory in (routes.routes, repeats.known):  # what was bound before
         memory.clear()
-    tensors = [t.detach().requires_grad_(bool(wanted >> bit & 1)) for bit, t in enumerate(leaves(native.device))]
-    FC.conv2d(*tensors).sum().backward()
-    names = ("dgrad", "wgrad", "bgrad")
+    made = leaves(native.device, function=function)
+    tensors = [t.detach().requires_grad_(bool(wanted >> bit & 1)) for bit, t in enumerate(made)]
+    getattr(FC, function)(*tensors).sum().backward()
+    names = ("fprop" if "transpose" in function else "dgrad", "wgrad", "bgrad")
     assert sorted(done) == sorted(name for bit, name in enumerate(names) if wanted >> bit & 1)
     reference = [t.detach().clone().requires_grad_(t.requires_grad) for t in tensors]
-    F.conv2d(*reference).sum().backward()
+    getattr(F, function)(*reference).sum().backward()
     for ours, theirs in zip(tensors, reference, strict=True):
         assert (ours.grad is None) == (theirs.grad is None)
         if ours.grad is not None:
@@ -152,11 +174,13 @@ def test_average_pool_keeps_nothing(native: Target) -> None:
     assert saved_bytes(lambda: FC.avg_pool2d(x, 2)) == 0
 
 
-def test_conv_keeps_an_operand_only_for_the_other(native: Target) -> None:
-    x, w, b = (t.detach() for t in leaves(native.device, torch.float32))
-    assert saved_bytes(lambda: FC.conv2d(x, w, b.requires_grad_())) == 0
-    assert saved_bytes(lambda: FC.conv2d(x, w.requires_grad_(), b)) == x.numel() * 4
-    assert saved_bytes(lambda: FC.conv2d(x.requires_grad_(), w.detach(), b)) == w.numel() * 4
+@pytest.mark.parametrize("function", ["conv2d", "conv_transpose2d"])
+def test_conv_keeps_an_operand_only_for_the_other(native: Target, function: str) -> None:
+    conv = getattr(FC, function)
+    x, w, b = (t.detach() for t in leaves(native.device, torch.float32, function=function))
+    assert saved_bytes(lambda: conv(x, w, b.requires_grad_())) == 0
+    assert saved_bytes(lambda: conv(x, w.requires_grad_(), b)) == x.numel() * 4
+    assert saved_bytes(lambda: conv(x.requires_grad_(), w.detach(), b)) == w.numel() * 4
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -226,14 +250,15 @@ def test_checkpoint(native: Target) -> None:
         assert torch.equal(ours, theirs)
 
 
-def test_batched_backward(native: Target) -> None:
+@pytest.mark.parametrize("function", ["conv1d", "conv2d", "conv3d", "conv_transpose2d"])
+def test_batched_backward(native: Target, function: str) -> None:
     """torch.autograd.grad(is_grads_batched=True) hands the backward a tensor without memory."""
-    x, w, b = leaves(native.device)
-    gys = random_tensor((3, 1, 4, 3, 3), torch.float64, seed=5, device=native.device)
+    tensors = leaves(native.device, function=function)
     results = []
     for module in (FC, F):
-        y = module.conv2d(x, w, b)
-        results.append(torch.autograd.grad(y, (x, w, b), gys, is_grads_batched=True))
+        y = getattr(module, function)(*tensors)
+        gys = random_tensor((3, *y.shape), torch.float64, seed=5, device=native.device)
+        results.append(torch.autograd.grad(y, tensors, gys, is_grads_batched=True))
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs)
 
@@ -261,13 +286,15 @@ def test_backward_uses_the_settings_of_its_forward(native: Target) -> None:
 # ---- autocast ----
 @pytest.mark.parametrize("dtypes", [(torch.float32,) * 3, (torch.float16,) * 3, (torch.float64,) * 3,
                                     (torch.bfloat16, torch.float32, torch.float32)], ids=str)  # fmt: skip
-def test_autocast(native: Target, dtypes: tuple[torch.dtype, ...]) -> None:
-    x, w, b = (t.detach().to(dtype).requires_grad_() for t, dtype in zip(leaves(native.device), dtypes, strict=True))
+@pytest.mark.parametrize("function", ["conv1d", "conv2d", "conv3d", "conv_transpose2d"])
+def test_autocast(native: Target, dtypes: tuple[torch.dtype, ...], function: str) -> None:
+    made = leaves(native.device, function=function)
+    x, w, b = (t.detach().to(dtype).requires_grad_() for t, dtype in zip(made, dtypes, strict=True))
     results = []
     for module in (FC, F):
         with torch.autocast(native.device.type, dtype=torch.bfloat16):
-            y = module.conv2d(x, w, b)
-            pooled = module.avg_pool2d(x, 2), module.max_pool2d(x, 2)
+            y = getattr(module, function)(x, w, b)
+            pooled = (module.avg_pool2d(x, 2), module.max_pool2d(x, 2)) if x.dim() == 4 else ()
         results.append([y, *pooled, *torch.autograd.grad(y.float().sum(), (x, w, b))])
     for ours, theirs in zip(*results, strict=True):
         assert ours.dtype == theirs.dtype
@@ -276,6 +303,10 @@ def test_autocast(native: Target, dtypes: tuple[torch.dtype, ...]) -> None:
 
 # ---- transforms and tracers: torch's operators take over, and the result is right ----
 X, W = random_tensor((2, 2, 6, 5), seed=1), random_tensor((3, 2, 3, 3), seed=2)
+X1, W1 = X[..., 0], W[..., 0]
+X3, W3 = torch.stack([X, 2 * X, X.cos()], 4), torch.stack([W, W.sin()], 4)
+OTHERS = [("conv1d", X1, W1), ("conv3d", X3, W3), ("conv_transpose1d", X1, W1.transpose(0, 1)),
+          ("conv_transpose2d", X, W.transpose(0, 1)), ("conv_transpose3d", X3, W3.transpose(0, 1))]  # fmt: skip
 
 
 def both(call: Callable[[Any], Any]) -> None:
@@ -299,6 +330,18 @@ TRANSFORMS: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_transforms(name: str) -> None:
     both(TRANSFORMS[name])
+
+
+@pytest.mark.parametrize(("name", "x", "w"), OTHERS, ids=[name for name, *_ in OTHERS])
+def test_transforms_of_the_other_convolutions(name: str, x: Tensor, w: Tensor) -> None:
+    call = lambda m: getattr(m, name)  # noqa: E731
+    both(lambda m: torch.func.grad(lambda w: call(m)(x, w).sin().sum())(w))
+    both(lambda m: torch.func.vmap(lambda x: call(m)(x, w))(torch.stack([x, 2 * x])))
+    both(lambda m: torch.func.vmap(torch.func.grad(lambda w, x: call(m)(x, w).square().sum()), (None, 0))(w, x))
+    both(lambda m: torch.func.jvp(lambda x: call(m)(x, w), (x,), (x.cos(),)))
+    both(lambda m: torch.func.hessian(lambda s: call(m)(x * s, w).tanh().sum())(torch.tensor(0.5)))
+    meta = call(FC)(x.to("meta"), w.to("meta"))
+    assert meta.shape == call(F)(x, w).shape and meta.device.type == "meta"
 
 
 def test_per_sample_gradients() -> None:
@@ -400,6 +443,21 @@ def test_torchscript() -> None:
         torch.jit.save(scripted, buffer)
         buffer.seek(0)
         torch.testing.assert_close(torch.jit.load(buffer)(X), expected)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_layers_are_scripted_compiled_and_exported(rank: int) -> None:
+    conv, transposed = getattr(fastconv.nn, f"Conv{rank}d"), getattr(fastconv.nn, f"ConvTranspose{rank}d")
+    net = torch.nn.Sequential(conv(2, 4, 3, padding="same"), conv(4, 3, 3, padding=1, padding_mode="circular"))
+    net.append(transposed(3, 2, 2, stride=2))
+    x = {1: X1, 2: X, 3: X3}[rank]
+    expected = fastconv.revert(copy.deepcopy(net))(x)
+    torch._dynamo.reset()
+    exported = torch.export.export(net, (x,), strict=False).module()
+    for way in (net, torch.jit.script(net), torch.jit.trace(net, x), torch.compile(net, backend="eager"), exported):
+        torch.testing.assert_close(way(x), expected)
+        torch.testing.assert_close(way(x), expected)
 
 
 def test_compile_breaks_the_graph_and_nothing_else() -> None:

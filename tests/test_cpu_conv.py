@@ -77,6 +77,19 @@ def test_small_integers_are_exact(name: str, layout: str) -> None:
     assert check(CASES[name], layout, "float32", integers=True) >= len(PASSES)
 
 
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("name", CASES)
+def test_dgrad_adds_a_bias(name: str, layout: str) -> None:
+    """What a transposed convolution is: every entry adds one number to each channel of gx."""
+    case, dtype = CASES[name], torch.float32
+    t, bias = operands(case, dtype, integers=True), torch.arange(1.0, CASES[name].c + 1)
+    exact = oracle.dgrad(case, t["y"], t["w"]) + bias.double().view(-1, *[1] * len(case.input))
+    for kernel in NATIVE:
+        if accepts(kernel, case, "dgrad", "float32", layout):
+            got = run_conv(case, "dgrad", t["y"], t["w"], bias, layout=layout, kernel=kernel)
+            assert torch.equal(got.double(), exact), kernel
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
 @pytest.mark.parametrize("suite", CONV_SUITES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,50 +19,83 @@ from fastconv import functional as FC
 X, W, B = torch.zeros(2, 4, 8, 8), torch.zeros(6, 4, 3, 3), torch.zeros(6)
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 
+CONVOLUTIONS = tuple(f"{kind}{rank}d" for kind in ("conv", "conv_transpose") for rank in (1, 2, 3))
+
 # (what is wrong, the argument that the message names, the call)
 Case = tuple[str, str, Callable[[Any], Any]]
-CASES: list[Case] = [
-    ("input is a number", "input", lambda m: m.conv2d(3, W)),
-    ("input is None", "input", lambda m: m.conv2d(None, W)),
-    ("input is a list", "input", lambda m: m.conv2d([[1.0]], W)),
-    ("weight is None", "weight", lambda m: m.conv2d(X, None)),
-    ("weight is an array", "weight", lambda m: m.conv2d(X, W.numpy())),
-    ("bias is a number", "bias", lambda m: m.conv2d(X, W, 1.0)),
-    ("input of 2 dimensions", "input", lambda m: m.conv2d(X[0, 0], W)),
-    ("input of 5 dimensions", "input", lambda m: m.conv2d(X[None], W)),
-    ("weight of 3 dimensions", "weight", lambda m: m.conv2d(X, W[0])),
-    ("weight of 5 dimensions", "weight", lambda m: m.conv2d(X, W[None])),
-    ("bias of 2 dimensions", "bias", lambda m: m.conv2d(X, W, B[None])),
-    ("bias too long", "bias", lambda m: m.conv2d(X, W, torch.zeros(7))),
-    ("dtype of weight", "weight", lambda m: m.conv2d(X, W.double())),
-    ("dtype of bias", "bias", lambda m: m.conv2d(X, W, B.half())),
-    ("integer input", "weight", lambda m: m.conv2d(X.long(), W)),
-    ("channels", "input", lambda m: m.conv2d(X[:, :3], W)),
-    ("groups do not divide input", "input", lambda m: m.conv2d(X, W, groups=3)),
-    ("groups do not divide output", "weight", lambda m: m.conv2d(X, W[:5, :2], groups=2)),
-    ("groups 0", "groups", lambda m: m.conv2d(X, W, groups=0)),
-    ("groups negative", "groups", lambda m: m.conv2d(X, W, groups=-1)),
-    ("groups a float", "groups", lambda m: m.conv2d(X, W, groups=1.0)),
-    ("groups a tuple", "groups", lambda m: m.conv2d(X, W, groups=(1, 1))),
-    ("stride 0", "stride", lambda m: m.conv2d(X, W, stride=0)),
-    ("stride negative", "stride", lambda m: m.conv2d(X, W, stride=(1, -1))),
-    ("stride a float", "stride", lambda m: m.conv2d(X, W, stride=2.0)),
-    ("stride a bool", "stride", lambda m: m.conv2d(X, W, stride=True)),
-    ("stride an array", "stride", lambda m: m.conv2d(X, W, stride=np.array([1, 1]))),
-    ("stride of 3", "stride", lambda m: m.conv2d(X, W, stride=(1, 1, 1))),
-    ("stride empty", "stride", lambda m: m.conv2d(X, W, stride=())),
-    ("stride None", "stride", lambda m: m.conv2d(X, W, stride=None)),
-    ("stride a string", "stride", lambda m: m.conv2d(X, W, stride="1")),
-    ("padding negative", "padding", lambda m: m.conv2d(X, W, padding=-1)),
-    ("padding unknown", "padding", lambda m: m.conv2d(X, W, padding="full")),
-    ("padding same, strided", "padding", lambda m: m.conv2d(X, W, padding="same", stride=2)),
-    ("padding of 4", "padding", lambda m: m.conv2d(X, W, padding=(1, 1, 1, 1))),
-    ("dilation 0", "dilation", lambda m: m.conv2d(X, W, dilation=0)),
-    ("dilation a float", "dilation", lambda m: m.conv2d(X, W, dilation=(1, 1.5))),
-    ("filter beyond the input", "weight", lambda m: m.conv2d(X, torch.zeros(6, 4, 9, 9))),
-    ("dilated filter beyond the input", "dilation", lambda m: m.conv2d(X, W, dilation=5)),
-    ("input without height", "input", lambda m: m.conv2d(X[:, :, :0], W, padding=2)),
-    ("filter without taps", "weight", lambda m: m.conv2d(X, W[..., :0])),
+
+
+def conv_operands(name: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Good operands of the convolution of this name: 4 channels to 6."""
+    rank = int(name[-2])
+    channels = (4, 6) if "transpose" in name else (6, 4)
+    return torch.zeros(2, 4, *[8] * rank), torch.zeros(*channels, *[3] * rank), torch.zeros(6)
+
+
+def conv_cases(name: str, requires_grad: bool = False) -> list[Case]:
+    """What is wrong in any convolution, then what only one kind calls an error."""
+    x, w, b = (tensor.requires_grad_(requires_grad) for tensor in conv_operands(name))
+    rank, transposed = x.dim() - 2, "transpose" in name
+
+    def f(m: Any, *args: Any, **kwargs: Any) -> Any:
+        return getattr(m, name)(*args, **kwargs)
+
+    return [
+        ("input is a number", "input", lambda m: f(m, 3, w)),
+        ("input is None", "input", lambda m: f(m, None, w)),
+        ("input is a list", "input", lambda m: f(m, [[1.0]], w)),
+        ("weight is None", "weight", lambda m: f(m, x, None)),
+        ("weight is an array", "weight", lambda m: f(m, x, w.numpy())),
+        ("bias is a number", "bias", lambda m: f(m, x, w, 1.0)),
+        ("input of 2 dimensions less", "input", lambda m: f(m, x[0, 0], w)),
+        ("input of a dimension more", "input", lambda m: f(m, x[None], w)),
+        ("weight of a dimension less", "weight", lambda m: f(m, x, w[0])),
+        ("weight of a dimension more", "weight", lambda m: f(m, x, w[None])),
+        ("bias of 2 dimensions", "bias", lambda m: f(m, x, w, b[None])),
+        ("bias too long", "bias", lambda m: f(m, x, w, torch.zeros(7))),
+        ("dtype of weight", "weight", lambda m: f(m, x, w.double())),
+        ("dtype of bias", "bias", lambda m: f(m, x, w, b.half())),
+        ("integer input", "weight", lambda m: f(m, x.long(), w)),
+        ("channels", "input", lambda m: f(m, x[:, :3], w)),
+        ("groups do not divide input", "weight" if transposed else "input", lambda m: f(m, x, w, groups=3)),
+        ("groups 0", "groups", lambda m: f(m, x, w, groups=0)),
+        ("groups negative", "groups", lambda m: f(m, x, w, groups=-1)),
+        ("groups a float", "groups", lambda m: f(m, x, w, groups=1.0)),
+        ("groups a tuple", "groups", lambda m: f(m, x, w, groups=(1, 1))),
+        ("stride 0", "stride", lambda m: f(m, x, w, stride=0)),
+        ("stride negative", "stride", lambda m: f(m, x, w, stride=[1] * (rank - 1) + [-1])),
+        ("stride a float", "stride", lambda m: f(m, x, w, stride=2.0)),
+        ("stride a bool", "stride", lambda m: f(m, x, w, stride=True)),
+        ("stride an array", "stride", lambda m: f(m, x, w, stride=np.array([1] * rank))),
+        ("stride of one more", "stride", lambda m: f(m, x, w, stride=(1,) * (rank + 1))),
+        ("stride empty", "stride", lambda m: f(m, x, w, stride=())),
+        ("stride None", "stride", lambda m: f(m, x, w, stride=None)),
+        ("stride a string", "stride", lambda m: f(m, x, w, stride="1")),
+        ("padding negative", "padding", lambda m: f(m, x, w, padding=-1)),
+        ("padding unknown", "padding", lambda m: f(m, x, w, padding="full")),
+        ("padding same, strided", "padding", lambda m: f(m, x, w, padding="same", stride=2)),
+        ("padding of 4", "padding", lambda m: f(m, x, w, padding=(1, 1, 1, 1))),
+        ("dilation 0", "dilation", lambda m: f(m, x, w, dilation=0)),
+        ("dilation a float", "dilation", lambda m: f(m, x, w, dilation=[1] * (rank - 1) + [1.5])),
+        ("an empty axis", "input", lambda m: f(m, x[..., :0], w, padding=1)),
+        ("filter without taps", "weight", lambda m: f(m, x, w[..., :0])),
+        *([
+            ("padding beyond the output", "input", lambda m: f(m, x, w, padding=6)),
+            ("padding valid", "padding", lambda m: f(m, x, w, padding="valid")),
+            ("output_padding 1", "output_padding", lambda m: f(m, x, w, output_padding=1)),
+            ("output_padding negative", "output_padding", lambda m: f(m, x, w, stride=2, output_padding=-1)),
+            ("output_padding a float", "output_padding", lambda m: f(m, x, w, stride=2, output_padding=1.0)),
+            ("output_padding None", "output_padding", lambda m: f(m, x, w, output_padding=None)),
+            ("output_padding of 4", "output_padding", lambda m: f(m, x, w, stride=2, output_padding=(1,) * 4)),
+        ] if transposed else [
+            ("groups do not divide output", "weight", lambda m: f(m, x, w[:5, :2], groups=2)),
+            ("filter beyond the input", "weight", lambda m: f(m, x, torch.zeros(6, 4, *[9] * rank))),
+            ("dilated filter beyond the input", "dilation", lambda m: f(m, x, w, dilation=5)),
+        ]),
+    ]  # fmt: skip
+
+
+POOL_CASES: list[Case] = [
     ("max: input is a number", "input", lambda m: m.max_pool2d(3, 2)),
     ("max: input of 2 dimensions", "input", lambda m: m.max_pool2d(X[0, 0], 2)),
     ("max: input of 5 dimensions", "input", lambda m: m.max_pool2d(X[None], 2)),
@@ -95,6 +129,9 @@ def outcome(call: Callable[[], Any]) -> BaseException | torch.Tensor:
         return error
 
 
+CASES = [(f"{name}: {what}", *rest) for name in CONVOLUTIONS for what, *rest in conv_cases(name)] + POOL_CASES
+
+
 @pytest.mark.parametrize(("argument", "call"), [pytest.param(a, c, id=name) for name, a, c in CASES])
 def test_bad_input(native: Target, argument: str, call: Callable[[Any], Any]) -> None:
     expected = outcome(lambda: call(F))
@@ -105,44 +142,51 @@ def test_bad_input(native: Target, argument: str, call: Callable[[Any], Any]) ->
         assert argument in str(found), f"{found!r} does not name {argument}"
 
 
-def test_tensors_on_different_devices() -> None:
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_tensors_on_different_devices(name: str) -> None:
     """Torch itself reads through a null pointer here: there is nothing to compare with."""
+    function, (x, w, b) = getattr(FC, name), conv_operands(name)
     with pytest.raises(RuntimeError, match="weight: expected it on cpu"):
-        FC.conv2d(X, W.to("meta"))
+        function(x, w.to("meta"))
     with pytest.raises(RuntimeError, match="bias: expected it on cpu"):
-        FC.conv2d(X, W, B.to("meta"))
-    assert FC.conv2d(X.to("meta"), W.to("meta"), padding=1).shape == (2, 6, 8, 8)
+        function(x, w, b.to("meta"))
+    expected = getattr(F, name)(x, w, padding=1).shape
+    assert function(x.to("meta"), w.to("meta"), padding=1).shape == expected
 
 
 def test_every_bad_input_while_a_gradient_is_recorded(native: Target) -> None:
-    for tensor in (X, W, B):
-        tensor.requires_grad_()
+    cases = [case for name in CONVOLUTIONS for case in conv_cases(name, requires_grad=True)]
+    X.requires_grad_()
     try:
-        for name, _, call in CASES:
+        for name, _, call in (*cases, *POOL_CASES):
             assert isinstance(outcome(lambda call=call: call(FC)), Exception), name
     finally:
-        for tensor in (X, W, B):
-            tensor.requires_grad_(False)
+        X.requires_grad_(False)
 
 
-def _random_conv(rng: random.Random) -> dict[str, Any]:
+def _random_conv(name: str, rng: random.Random) -> dict[str, Any]:
+    rank, transposed = int(name[-2]), "transpose" in name
+
     def axis_values(low: int, high: int, odd: Any) -> Any:
-        value = [rng.randint(low, high), rng.randint(low, high)]
+        value = [rng.randint(low, high) for _ in range(rank)]
         if rng.random() < 0.05:
-            value[rng.randrange(2)] = odd
+            value[rng.randrange(rank)] = odd
         return rng.choice([value, tuple(value), value[0]])
 
     groups = rng.choice((1, 1, 2))
     c, k = groups * rng.randint(1, 2) + (rng.random() < 0.05), groups * rng.randint(1, 2)
-    shape = (rng.randint(0, 2), c, rng.randint(0, 7), rng.randint(1, 7))
+    shape = (rng.randint(0, 2), c, rng.randint(0, 7), *(rng.randint(1, 7) for _ in range(rank - 1)))
+    window = (rng.randint(1, 3), *(rng.randint(1, 4) for _ in range(rank - 1)))
+    channels = (c, k // groups) if transposed else (k, max(c // groups, 1))
     return {
         "input": torch.ones(shape[rng.random() < 0.1 :]),
-        "weight": torch.ones(k, max(c // groups, 1), rng.randint(1, 3), rng.randint(1, 4)),
+        "weight": torch.ones(*channels, *window),
         "bias": rng.choice((None, torch.ones(k + (rng.random() < 0.05)))),
         "stride": axis_values(1, 3, 0),
-        "padding": rng.choice((axis_values(0, 2, -1), "same", "valid")),
+        "padding": axis_values(0, 2, -1) if transposed else rng.choice((axis_values(0, 2, -1), "same", "valid")),
         "dilation": axis_values(1, 2, 0),
         "groups": groups,
+        **({"output_padding": rng.choice((0, axis_values(0, 1, -1)))} if transposed else {}),
     }
 
 
@@ -165,9 +209,11 @@ def _compare(function: str, arguments: dict[str, Any]) -> str | None:
     return None
 
 
-@pytest.mark.parametrize(("function", "make"), [
-    ("conv2d", _random_conv), ("max_pool2d", _random_pool), ("avg_pool2d", _random_pool),
-])  # fmt: skip
+RANDOM = {name: partial(_random_conv, name) for name in CONVOLUTIONS}
+RANDOM |= {"max_pool2d": _random_pool, "avg_pool2d": _random_pool}
+
+
+@pytest.mark.parametrize(("function", "make"), RANDOM.items())
 def test_random_calls_agree_with_torch(function: str, make: Callable[[random.Random], dict[str, Any]]) -> None:
     """Verdict, exception type, shape and values, over good and bad arguments alike."""
     rng = random.Random(0)

@@ -52,6 +52,19 @@ def test_integers_are_exact(driver: Driver, case: ConvCase, dtype: str) -> None:
     assert_exact(driver, case, dtype)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("case", CONV_DEFAULT, ids=ids(CONV_DEFAULT))
+def test_dgrad_adds_a_bias(driver: Driver, case: ConvCase, dtype: str) -> None:
+    """What a transposed convolution is: every kernel adds one number to each channel of gx."""
+    operands = conv_operands(case, dtype, integers=True)
+    bias = torch.arange(1.0, case.c + 1).to(DTYPES[dtype])
+    exact = conv_oracle(case, "dgrad", operands.double()) + bias.double().view(-1, *[1] * len(case.input))
+    for layout, math in itertools.product(LAYOUTS, ("ieee", "tf32")):
+        for kernel in driver.kernels(case, "dgrad", dtype, layout, math):
+            result = driver.conv(case, "dgrad", operands, layout, kernel, bias=bias, math=math)
+            assert torch.equal(result, exact.to(DTYPES[dtype])), f"{layout} {kernel}"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CONV_RIGOROUS + CONV_NETWORK, ids=ids(CONV_RIGOROUS + CONV_NETWORK))

@@ -114,6 +114,29 @@ def test_settings_modes_and_threads(native: Target, guards: bool) -> None:
         torch.set_num_threads(1)
 
 
+def test_functions_are_told_apart(native: Target, guards: bool) -> None:
+    """Calls of equal arguments on the same operands, of which one is an error."""
+    x = integer_tensor((2, 3, 9), seed=1, device=native.device)
+    w = integer_tensor((3, 3, 3), seed=2, device=native.device)
+    for _ in range(2):
+        assert torch.equal(FC.conv1d(x, w), F.conv1d(x, w))
+        assert torch.equal(FC.conv_transpose1d(x, w), F.conv_transpose1d(x, w))
+        for function in (FC.conv2d, FC.conv_transpose2d):
+            with pytest.raises(RuntimeError, match="weight"):
+                function(x, w)
+
+
+def test_transposed_convolution(native: Target, guards: bool) -> None:
+    x = integer_tensor((2, 4, 5, 5), seed=1, device=native.device)
+    w, b = (integer_tensor(shape, seed=2, device=native.device) for shape in ((4, 2, 3, 3), (4,)))
+    calls = [{}, {"stride": 2}, {"stride": 2, "output_padding": 1}, {"padding": 1}, {"dilation": 2}, {"bias": b[:2]}]
+    for tensor in (x, x.requires_grad_(), x[:1], x.detach().contiguous(memory_format=torch.channels_last)):
+        for _ in range(2):
+            for options in (*calls, {"groups": 2}, {"groups": 2, "bias": b}):
+                ours, theirs = (m.conv_transpose2d(tensor, w, **options) for m in (FC, F))
+                assert torch.equal(ours, theirs) and ours.requires_grad == theirs.requires_grad
+
+
 def test_pooling(native: Target, guards: bool) -> None:
     x = integer_tensor((2, 4, 8, 8), seed=1, device=native.device)
     for tensor in (x, x.requires_grad_(), x[:1], x[..., ::2], x.detach().contiguous(memory_format=torch.channels_last)):
