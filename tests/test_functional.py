@@ -21,6 +21,7 @@ from fastconv import repeats, routes
 from fastconv.testing import assert_close_to_float64, integer_tensor, random_tensor
 
 Tensor = torch.Tensor
+CONVOLUTIONS = [f"{kind}{rank}d" for kind in ("conv", "conv_transpose") for rank in (1, 2, 3)]
 
 
 def conv_call(case: ConvCase) -> tuple[str, dict[str, Any]] | None:
@@ -260,6 +261,36 @@ def test_conv2d_argument_forms(backend: Target, form: dict[str, Any], filter_siz
         assert torch.equal(FC.conv2d(x, w, **form), F.conv2d(x, w, **form))
 
 
+#: Of the other convolutions; an int, a tuple and a list of one, a tensor, the names of a padding.
+OTHER_FORMS = [
+    ("conv1d", {"stride": 2, "padding": (1,), "dilation": [2]}),
+    ("conv1d", {"padding": "same", "dilation": torch.tensor(2)}),
+    ("conv3d", {"stride": (1, 2, 1), "padding": [1, 0, 1], "dilation": torch.Size([1, 1, 2])}),
+    ("conv3d", {"padding": "same", "dilation": (1, 2, 1)}),
+    ("conv3d", {"padding": "valid", "stride": [2]}),
+    ("conv_transpose1d", {"stride": 3, "output_padding": [2], "padding": np.int64(1)}),
+    ("conv_transpose1d", {"dilation": 3, "output_padding": 1}),  # a whole stride: PyTorch's
+    ("conv_transpose2d", {"stride": (2, 3), "output_padding": (0, 2), "dilation": torch.tensor(2)}),
+    ("conv_transpose2d", {"stride": [2], "output_padding": torch.Size([1, 0]), "padding": (1,)}),
+    ("conv_transpose3d", {"stride": (2, 1, 2), "output_padding": (1, 0, 1), "padding": 1}),
+]
+
+
+@pytest.mark.parametrize(("function", "form"), OTHER_FORMS, ids=str)
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+def test_argument_forms_of_the_other_convolutions(backend: Target, function: str, form: dict[str, Any]) -> None:
+    x, w = conv_pair(function, backend.device)
+    for _ in range(2):
+        assert torch.equal(getattr(FC, function)(x, w, **form), getattr(F, function)(x, w, **form))
+
+
+def conv_pair(function: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    """x and w of a convolution of 3 channels to 3."""
+    rank = int(function[-2])
+    x = integer_tensor((2, 3, *(7, 6, 5)[:rank]), seed=1, device=device)
+    return x, integer_tensor((3, 3, *(3, 2, 2)[:rank]), seed=2, device=device)
+
+
 POOL_FORMS = [
     {"kernel_size": 2},
     {"kernel_size": (3, 2), "stride": None},
@@ -280,36 +311,44 @@ def test_pool_argument_forms(backend: Target, function: str, form: dict[str, Any
 # ---- tensors that are not simple ----
 def views(tensor: Tensor) -> dict[str, Tensor]:
     """The same values in memory arranged in every odd way."""
-    n, c, h, w = tensor.shape
-    bigger = torch.full((n + 1, c + 2, h + 3, 2 * w), 7.0, dtype=tensor.dtype, device=tensor.device)
-    slice_ = bigger[1:, 1:-1, 2:-1, ::2]
+    n, c, *size = tensor.shape
+    last = tensor.dim() - 1
+    inner = [(1, 2), (2, last)][tensor.dim() > 3]  # two axes to swap
+    bigger = torch.full((n + 1, c + 2, *size[:-1], 2 * size[-1]), 7.0, dtype=tensor.dtype, device=tensor.device)
+    slice_ = bigger[1:, 1:-1, ..., ::2]
     slice_.copy_(tensor)
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     return {
         "contiguous": tensor,
-        "channels_last": tensor.contiguous(memory_format=torch.channels_last),
+        "channels_last": tensor.contiguous(memory_format=formats.get(tensor.dim(), torch.contiguous_format)),
         "slice of a bigger buffer": slice_,
-        "transposed": tensor.transpose(2, 3).contiguous().transpose(2, 3),
-        "batch innermost": tensor.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2),
-        "flipped view of a flip": tensor.flip(3).flip(3),
+        "transposed": tensor.transpose(*inner).contiguous().transpose(*inner),
+        "batch innermost": tensor.movedim(0, -1).contiguous().movedim(-1, 0),
+        "flipped view of a flip": tensor.flip(last).flip(last),
         "negated view": torch.complex(torch.zeros_like(tensor), -tensor).conj().imag,
     }
 
 
-@pytest.mark.parametrize("x_view", views(torch.zeros(1, 1, 1, 1)))
-@pytest.mark.parametrize("w_view", views(torch.zeros(1, 1, 1, 1)))
-def test_conv2d_of_views(native: Target, x_view: str, w_view: str) -> None:
-    x = views(integer_tensor((2, 3, 7, 6), seed=1, device=native.device))[x_view]
-    w = views(integer_tensor((4, 3, 3, 2), seed=2, device=native.device))[w_view]
-    leaves = [tensor.detach().requires_grad_() for tensor in (x, w)]
-    ours, theirs = FC.conv2d(*leaves, padding=1), F.conv2d(*leaves, padding=1)
+VIEWS = list(views(torch.zeros(1, 1, 1, 1)))
+PAIRS = [("conv2d", a, b) for a in VIEWS for b in VIEWS]
+PAIRS += [(name, a, b) for name in ("conv1d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+          for a, b in zip(VIEWS, VIEWS[2:] + VIEWS[:2], strict=True)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("function", "x_view", "w_view"), PAIRS)
+def test_conv_of_views(native: Target, function: str, x_view: str, w_view: str) -> None:
+    x, w = conv_pair(function, native.device)
+    leaves = [tensor.detach().requires_grad_() for tensor in (views(x)[x_view], views(w)[w_view])]
+    ours, theirs = (getattr(module, function)(*leaves, padding=1) for module in (FC, F))
     assert torch.equal(ours, theirs)
-    assert ours.stride() == theirs.stride()
+    # torch looks for channels_last in a weight of one spatial axis, too; nothing says so, and here nothing does.
+    assert ours.stride() == theirs.stride() or (x.dim() == 3 and ours.is_contiguous())
     gy = views(integer_tensor(tuple(ours.shape), seed=3, device=native.device))[x_view]
     for mine, torchs in zip(*(torch.autograd.grad(y, leaves, gy) for y in (ours, theirs)), strict=True):
         assert torch.equal(mine, torchs)
 
 
-@pytest.mark.parametrize("view", views(torch.zeros(1, 1, 1, 1)))
+@pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("function", ["max_pool2d", "avg_pool2d"])
 def test_pool2d_of_views(native: Target, function: str, view: str) -> None:
     x = views(integer_tensor((2, 3, 7, 6), seed=1, device=native.device))[view].detach().requires_grad_()
@@ -325,15 +364,27 @@ def test_expanded_operands(native: Target) -> None:
     w = integer_tensor((1, 2, 1, 1), seed=2, device=native.device).expand(5, 2, 3, 3)
     bias = torch.tensor([2.0], device=native.device).expand(5)
     assert torch.equal(FC.conv2d(x, w, bias), F.conv2d(x, w, bias))
+    w = w.transpose(0, 1)
+    assert torch.equal(FC.conv_transpose2d(x, w, bias), F.conv_transpose2d(x, w, bias))
     assert torch.equal(FC.max_pool2d(x, 2), F.max_pool2d(x, 2))
     assert torch.equal(FC.avg_pool2d(x, 2), F.avg_pool2d(x, 2))
 
 
 @pytest.mark.parametrize("grad", [False, True])
-def test_unbatched(native: Target, grad: bool) -> None:
+@pytest.mark.parametrize("function", CONVOLUTIONS)
+def test_unbatched(native: Target, grad: bool, function: str) -> None:
+    x, w = conv_pair(function, native.device)
+    x = x[0].requires_grad_(grad)
+    for _ in range(2):
+        ours, theirs = (getattr(module, function)(x, w, padding=1) for module in (FC, F))
+        assert torch.equal(ours, theirs) and ours.requires_grad == grad
+    if grad:
+        assert torch.equal(*(torch.autograd.grad(y.sum(), x)[0] for y in (ours, theirs)))
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_unbatched_pooling(native: Target, grad: bool) -> None:
     x = integer_tensor((3, 7, 6), seed=1, device=native.device).requires_grad_(grad)
-    w = integer_tensor((4, 3, 3, 3), seed=2, device=native.device)
-    assert torch.equal(FC.conv2d(x, w, padding=1), F.conv2d(x, w, padding=1))
     assert torch.equal(FC.avg_pool2d(x, 2), F.avg_pool2d(x, 2))
     for ours, theirs in zip(
         FC.max_pool2d(x, 2, return_indices=True), F.max_pool2d(x, 2, return_indices=True), strict=True
@@ -341,30 +392,41 @@ def test_unbatched(native: Target, grad: bool) -> None:
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("shape", [(0, 3, 7, 6), (2, 0, 7, 6)])
-def test_without_elements(backend: Target, shape: tuple[int, ...]) -> None:
-    x = torch.zeros(shape, device=backend.device, requires_grad=True)
-    w = torch.ones(4, shape[1], 3, 3, device=backend.device, requires_grad=True)
-    b = torch.ones(4, device=backend.device, requires_grad=True)
+@pytest.mark.parametrize("batch", [True, False])
+@pytest.mark.parametrize("function", CONVOLUTIONS)
+def test_without_elements(backend: Target, function: str, batch: bool) -> None:
+    """No samples, or no channels (which a transposed convolution does not take)."""
+    x, w = conv_pair(function, backend.device)
+    x, w = (x[:0], w) if batch else (x[:, :0], w[:, :0])
+    if "transpose" in function and not batch:
+        for module in (FC, F):
+            with pytest.raises(RuntimeError):
+                getattr(module, function)(x, w.transpose(0, 1))
+        return
+    operands = [each.clone().requires_grad_() for each in (x, w, torch.ones(3, device=backend.device))]
     results = []
     for module in (FC, F):
-        y = module.conv2d(x, w, b, padding=1)
-        results.append([y, *torch.autograd.grad(y.sum(), (x, w, b))])
+        y = getattr(module, function)(*operands, padding=1)
+        results.append([y, *torch.autograd.grad(y.sum(), operands)])
     for ours, theirs in zip(*results, strict=True):
         assert torch.equal(ours, theirs) and ours.shape == theirs.shape
-    if shape[1]:
-        for function in ("max_pool2d", "avg_pool2d"):
-            y = getattr(FC, function)(x, 2)
-            assert y.shape == (0, 3, 3, 3)
-            assert torch.autograd.grad(y.sum(), x)[0].shape == x.shape
+
+
+def test_pooling_without_samples(backend: Target) -> None:
+    x = torch.zeros(0, 3, 7, 6, device=backend.device, requires_grad=True)
+    for function in ("max_pool2d", "avg_pool2d"):
+        y = getattr(FC, function)(x, 2)
+        assert y.shape == (0, 3, 3, 3)
+        assert torch.autograd.grad(y.sum(), x)[0].shape == x.shape
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.complex64, torch.complex128], ids=str)
 def test_dtypes_without_kernels_go_to_torch(dtype: torch.dtype) -> None:
-    x, w = (integer_tensor(shape, seed=1).to(dtype) for shape in ((2, 3, 7, 6), (4, 3, 3, 3)))
-    assert torch.equal(FC.conv2d(x, w), F.conv2d(x, w))
-    plan = fastconv.plan("conv2d", x, w)
-    assert plan.is_aten and str(dtype) in plan.explain()
+    for function in CONVOLUTIONS if dtype.is_complex else CONVOLUTIONS[:3]:  # PyTorch transposes no integers
+        x, w = (each.to(dtype) for each in conv_pair(function, torch.device("cpu")))
+        assert torch.equal(getattr(FC, function)(x, w), getattr(F, function)(x, w))
+        plan = fastconv.plan(function, x, w)
+        assert plan.is_aten and str(dtype) in plan.explain() and function in plan.explain()
 
 
 def test_results_share_no_memory_with_operands(native: Target) -> None:
