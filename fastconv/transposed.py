@@ -8,6 +8,7 @@ fprop.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -26,6 +27,23 @@ class TransposedArguments(NamedTuple):
     output_padding: Any
     groups: Any
     dilation: Any
+
+
+def transposed_size(
+    size: Sequence[int],
+    window: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    extra: Sequence[int],
+) -> Ints:
+    """The sizes of which a convolution makes ``size``: the least, and ``extra`` (output_padding) more. Any extra below
+    the stride gives ``size`` again.
+    """
+    return tuple(
+        (i - 1) * s - 2 * p + d * (f - 1) + e + 1
+        for i, f, s, p, d, e in zip(size, window, stride, padding, dilation, extra, strict=True)
+    )
 
 
 def _least(values: Ints, least: int, name: str) -> Ints:
@@ -58,11 +76,7 @@ class TransposedConvolution(Convolution):
             raise Rejected(f"weight: {self.w_shape[0]} input channels are not divisible by groups={groups}")
         if any(e >= s and e >= d for e, s, d in zip(extra, stride, dilation, strict=True)):
             raise Rejected(f"output_padding: expected less than stride {stride} or dilation {dilation}, got {extra}")
-        # The inverse of the convolution's output size, which leaves stride sizes to choose from.
-        size = tuple(
-            (i - 1) * s - 2 * p + d * (f - 1) + e + 1
-            for i, s, p, d, f, e in zip(spatial, stride, padding, dilation, window, extra, strict=True)
-        )
+        size = transposed_size(spatial, window, stride, padding, dilation, extra)
         if any(each < 1 for each in size):
             raise Rejected(f"input: size {spatial} is too small, the output's would be {size}")
         self.x_shape = (self.input_shape[0], channels, *size)

@@ -63,6 +63,8 @@ def test_info_as_json(capsys):
         *(("conv", "--pass", each, "--padding", "1") for each in ("fprop", "dgrad", "wgrad", "bgrad")),
         ("conv", "--groups", "64", "--kernel", "7x3", "--padding", "3x1", "--layout", "nhwc"),
         ("conv", "--rank", "1", "--size", "100", "--dtype", "bfloat16", "--bias"),
+        *(("conv_transpose", "--pass", each, "--stride", "2", "--bias") for each in ("fprop", "dgrad", "wgrad")),
+        ("conv_transpose", "--rank", "3", "--size", "4x8x8", "--stride", "1x2x2", "--output-padding", "0x1x1"),
         *(("max_pool", "--pass", each, "--ceil-mode") for each in ("fprop", "dgrad", "gather")),
         *(("avg_pool", "--pass", each, "--count-exclude-pad", "--padding", "1") for each in ("fprop", "dgrad")),
     ],
@@ -72,7 +74,7 @@ def test_explain_lists_every_candidate(capsys, backend, problem):
     if fastconv.backends()[backend].module is None:
         pytest.skip(f"backend {backend}: {fastconv.backends()[backend].reason}")
     text = explain(capsys, *problem, "--backend", backend)
-    kernels = fastconv.backends()[backend].kernels("conv" if problem[0] == "conv" else "pool")
+    kernels = fastconv.backends()[backend].kernels("pool" if "pool" in problem[0] else "conv")
     accepted, _, rest = text.partition("The candidates")[2].partition("The plan")
     for name, _ in kernels:
         assert name in accepted
@@ -96,6 +98,18 @@ def test_explain_counts_as_the_problem_does(capsys):
     assert "6.48 kFLOP" in text  # 2 · 2·5·3·4 · 27
 
 
+def test_explain_shows_a_transposed_convolution_as_what_it_is(capsys):
+    shape = ("--n", "2", "--c", "3", "--k", "5", "--size", "3x4", "--kernel", "3", "--stride", "2")
+    text = explain(capsys, "conv_transpose", *shape, "--output-padding", "0x1")
+    assert "fprop of a transposed convolution" in text and "gx[n,c,h,w] =" in text
+    assert "2×5×7×10" in text and "3×5×3×3" in text and "2×3×3×4" in text
+    import torch
+
+    x, w = torch.zeros(2, 3, 3, 4), torch.zeros(3, 5, 3, 3)
+    plan = fastconv.plan("conv_transpose2d", x, w, stride=2, output_padding=(0, 1))
+    assert plan.pass_ == "dgrad" and f"dgrad of {plan.problem!r}" in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -105,6 +119,9 @@ def test_explain_counts_as_the_problem_does(capsys):
         (["conv", "--kernel", "60"], "weight: kernel size 60x60"),
         (["conv", "--groups", "3"], "not divisible by groups=3"),
         (["conv", "--only", "warp_drive"], "'warp_drive' is not in this backend's table"),
+        (["conv_transpose", "--output-padding", "1"], "--output-padding: expected less than the stride"),
+        (["conv_transpose", "--padding", "90"], "input"),
+        (["conv_transpose", "--pass", "bgrad"], "--pass: invalid choice"),
         (["max_pool", "--padding", "2"], "padding: expected at most half"),
         (["avg_pool", "--divisor", "0"], "divisor_override"),
         (["max_pool", "--k", "3"], "unrecognized arguments"),

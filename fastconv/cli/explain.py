@@ -8,12 +8,14 @@ from __future__ import annotations
 import argparse
 import re
 import textwrap
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 from fastconv import machine, units
 from fastconv.backends import backends
 from fastconv.cli.errors import CommandError, backend_module
+from fastconv.transposed import transposed_size
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
@@ -32,22 +34,23 @@ FORMULAS = {
     ("average", "fprop"): "y[n,c,p,q] = (1/m) Σ_rs  x[n, c, p·u + r − a, q·u + s − a]   (m: the divisor of the window)",
     ("average", "dgrad"): "gx[n,c,h,w] = Σ_pq  gy[n,c,p,q] / m(p,q) over the windows that hold (h, w)",
 }
+#: pass of a transposed convolution -> pass of the convolution that it transposes
+TRANSPOSED = {"fprop": "dgrad", "dgrad": "fprop", "wgrad": "wgrad"}
 LETTERS = "u stride, d dilation, a padding"
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
-    """Register the command and its three kinds of problem."""
+    """Register the command and its kinds of problem."""
     parser = commands.add_parser("explain", help="one problem: its floor, every candidate kernel, the plan")
     kinds = parser.add_subparsers(title="problems", metavar="KIND", required=True)
     # No abbreviations: --k would pass for --kernel where there is no --k.
     conv = kinds.add_parser("conv", help="a convolution", allow_abbrev=False)
-    _add_common(conv, ("fprop", "dgrad", "wgrad", "bgrad"))
-    conv.add_argument("--k", type=int, default=64, metavar="K", help="output channels (default 64)")
-    conv.add_argument("--groups", type=int, default=1)
-    math = ("ieee", "tf32", "tf32x3")
-    conv.add_argument("--math", choices=math, default="ieee", help="what float32 products are made of")
-    conv.add_argument("--bias", action="store_true", help="fprop adds a bias")
-    conv.set_defaults(kind="conv", build=_conv_plan)
+    _add_conv(conv, ("fprop", "dgrad", "wgrad", "bgrad"))
+    conv.set_defaults(build=_conv_plan)
+    transposed = kinds.add_parser("conv_transpose", help="a transposed convolution", allow_abbrev=False)
+    _add_conv(transposed, tuple(TRANSPOSED))
+    transposed.add_argument("--output-padding", type=_extents, default=[0], metavar="O", help="default 0")
+    transposed.set_defaults(build=_transposed_plan)
     pools = ("max_pool", "max", ("fprop", "dgrad", "gather")), ("avg_pool", "average", ("fprop", "dgrad"))
     for name, kind, passes in pools:
         pool = kinds.add_parser(name, help=f"{kind} pooling", allow_abbrev=False)
@@ -57,6 +60,16 @@ def add_to(commands: argparse._SubParsersAction) -> None:
             pool.add_argument("--count-exclude-pad", action="store_true", help="padding does not count in the divisor")
             pool.add_argument("--divisor", type=int, metavar="M", help="divide every window by M")
         pool.set_defaults(kind=kind, build=_pool_plan)
+
+
+def _add_conv(parser: argparse.ArgumentParser, passes: tuple[str, ...]) -> None:
+    _add_common(parser, passes)
+    parser.add_argument("--k", type=int, default=64, metavar="K", help="output channels (default 64)")
+    parser.add_argument("--groups", type=int, default=1)
+    math = ("ieee", "tf32", "tf32x3")
+    parser.add_argument("--math", choices=math, default="ieee", help="what float32 products are made of")
+    parser.add_argument("--bias", action="store_true", help="fprop adds a bias")
+    parser.set_defaults(kind="conv")
 
 
 def _add_common(parser: argparse.ArgumentParser, passes: tuple[str, ...]) -> None:
@@ -92,16 +105,22 @@ def run(options: argparse.Namespace) -> int:
         plan = options.build(module, options)
     except RuntimeError as error:  # the core's message names the argument, or lists each kernel's refusal
         raise CommandError(str(error), status=2) from None
+    if options.build is _transposed_plan:
+        print(
+            f"{options.pass_} of a transposed convolution: of the convolution below, its input is y and its result x\n"
+        )
     print(page(plan, options.kind, options.backend))
     return 0
 
 
-def _geometry(options: argparse.Namespace) -> dict[str, Any]:
-    def axes(name: str, values: list[int]) -> list[int]:
-        if len(values) not in (1, options.rank):
-            raise CommandError(f"--{name}: expected 1 or {options.rank} numbers, got {len(values)}", status=2)
-        return values * options.rank if len(values) == 1 else values
+def _axes(options: argparse.Namespace, name: str, values: list[int]) -> list[int]:
+    if len(values) not in (1, options.rank):
+        raise CommandError(f"--{name}: expected 1 or {options.rank} numbers, got {len(values)}", status=2)
+    return values * options.rank if len(values) == 1 else values
 
+
+def _geometry(options: argparse.Namespace) -> dict[str, Any]:
+    axes = partial(_axes, options)
     default_stride = [1] if options.kind == "conv" else options.kernel
     return {
         "n": options.n,
@@ -123,6 +142,20 @@ def _plan_options(options: argparse.Namespace) -> dict[str, Any]:
 def _conv_plan(module: ModuleType, options: argparse.Namespace) -> Any:
     problem = module.ConvProblem(**_geometry(options), k=options.k, groups=options.groups)
     return module.conv_plan(problem, options.pass_, bias=options.bias, math=options.math, **_plan_options(options))
+
+
+def _transposed_plan(module: ModuleType, options: argparse.Namespace) -> Any:
+    given = _geometry(options)
+    extra = _axes(options, "output-padding", options.output_padding)
+    given["input"] = transposed_size(
+        *(given[name] for name in ("input", "filter", "stride", "padding", "dilation")), extra
+    )
+    problem = module.ConvProblem(**{**given, "c": options.k}, k=options.c, groups=options.groups)
+    if any(o >= s for o, s in zip(extra, given["stride"], strict=True)):
+        raise CommandError(f"--output-padding: expected less than the stride {given['stride']}, got {extra}", status=2)
+    return module.conv_plan(
+        problem, TRANSPOSED[options.pass_], bias=options.bias, math=options.math, **_plan_options(options)
+    )
 
 
 def _pool_plan(module: ModuleType, options: argparse.Namespace) -> Any:
