@@ -29,13 +29,25 @@ def rows() -> dict[str, tuple[Callable[[object], Call], bool]]:
     w_leaf, b_leaf = torch.nn.Parameter(w.clone()), torch.nn.Parameter(b.clone())
     gy, gp = torch.ones(1, 2, 4, 4), torch.ones(1, 2, 3, 3)
 
+    gt = torch.ones(1, 2, 8, 8)
+    x1, w1 = (each[..., 0].contiguous() for each in (x, w))
+    x3, w3 = x[..., None], w[..., :1, None].contiguous()
+
     def conv_step(f: object) -> Call:
         return lambda: torch.autograd.grad(f.conv2d(leaf, w_leaf, b_leaf), (leaf, w_leaf, b_leaf), gy)
+
+    def transposed_step(f: object) -> Call:
+        return lambda: torch.autograd.grad(f.conv_transpose2d(leaf, w_leaf, b_leaf), (leaf, w_leaf, b_leaf), gt)
 
     return {
         "conv2d, no grad": (lambda f: lambda: f.conv2d(x, w, b), False),
         "conv2d, grad recorded": (lambda f: lambda: f.conv2d(leaf, w_leaf, b_leaf), True),
         "conv2d, forward + backward": (conv_step, True),
+        "conv1d, no grad": (lambda f: lambda: f.conv1d(x1, w1, b), False),
+        "conv3d, no grad": (lambda f: lambda: f.conv3d(x3, w3, b), False),
+        "conv_transpose2d, no grad": (lambda f: lambda: f.conv_transpose2d(x, w, b), False),
+        "conv_transpose2d, grad recorded": (lambda f: lambda: f.conv_transpose2d(leaf, w_leaf, b_leaf), True),
+        "conv_transpose2d, forward + backward": (transposed_step, True),
         "max_pool2d, no grad": (lambda f: lambda: f.max_pool2d(x, 2), False),
         "max_pool2d, grad recorded": (lambda f: lambda: f.max_pool2d(leaf, 2), True),
         "max_pool2d, forward + backward": (
