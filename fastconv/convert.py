@@ -21,14 +21,6 @@ Model = TypeVar("Model", bound=torch.nn.Module)
 #: The methods that our layers replace; a subclass with its own must keep it.
 _REPLACED = ("forward", "_conv_forward", "__call__")
 
-#: torch layers that fastconv is to have, and does not have yet
-_LATER = (
-    torch.nn.MaxPool1d,
-    torch.nn.MaxPool3d,
-    torch.nn.AvgPool1d,
-    torch.nn.AvgPool3d,
-)
-
 _ORIGINAL = {ours: theirs for theirs, ours in LAYERS.items()}
 
 
@@ -42,7 +34,7 @@ def why_not(module: torch.nn.Module) -> str:
     cls = type(module)
     layer = _torch_layer(cls)
     if layer is None:
-        return f"fastconv has no {cls.__name__}" + (" yet" if isinstance(module, _LATER) else "")
+        return f"fastconv has no {cls.__name__}"
     if isinstance(module, LazyModuleMixin):
         return "lazy: it becomes a real layer at its first call; convert afterwards"
     if "forward" in vars(module):
@@ -109,7 +101,7 @@ def _layer_class(module: torch.nn.Module) -> type:
 
 
 def convert(model: Model) -> Model:
-    """Make every convolution and pooling layer of fastconv.nn's in ``model`` run on fastconv, in place.
+    """Make every layer in ``model`` that fastconv.nn has run on fastconv, in place.
 
     User subclasses that keep torch's forward are converted too and stay instances of their class; layers that cannot
     be converted are left as they are, and :func:`report` says why. Converting twice changes nothing more.
@@ -182,10 +174,6 @@ class Report:
         return "\n".join(lines)
 
 
-def _belongs(module: torch.nn.Module) -> bool:
-    return isinstance(module, (*LAYERS, *_LATER))
-
-
 def report(model: torch.nn.Module) -> Report:
     """What runs each convolution and pooling layer of ``model`` now, and why those not on fastconv are not.
 
@@ -194,7 +182,7 @@ def report(model: torch.nn.Module) -> Report:
     """
     layers = []
     for name, module in _modules(model):
-        if _belongs(module):
+        if isinstance(module, tuple(LAYERS)):
             ours = _is_ours(_layer_class(module))
             reason = "" if ours else why_not(module) or "not converted"
             layers.append(Layer(name or "(model)", repr(module).split("\n")[0], ours, reason))

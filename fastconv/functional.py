@@ -151,106 +151,160 @@ conv1d, conv2d, conv3d = (_conv(rank) for rank in (1, 2, 3))
 conv_transpose1d, conv_transpose2d, conv_transpose3d = (_conv_transpose(rank) for rank in (1, 2, 3))
 
 
-def max_pool2d(
-    input: Tensor,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Any:
-    """torch.nn.functional.max_pool2d; for the gradient it keeps one byte an output, and not its input.
+def _max_pool(rank: int) -> Callable[..., Any]:
+    torchs = getattr(torch_functional, f"max_pool{rank}d")
+
+    def max_pool(
+        input: Tensor,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        return_indices: bool = False,
+    ) -> Any:
+        arguments = (kernel_size, stride, padding, dilation, ceil_mode)
+        if is_watched():
+            return elsewhere(max_pool, torchs, input, *arguments, return_indices)
+        key = (
+            max_pool,
+            id(kernel_size),
+            id(stride),
+            id(padding),
+            id(dilation),
+            id(ceil_mode),
+            id(return_indices),
+            _is_grad_enabled(),
+            settings.current,
+            _threads(),
+        )
+        for check, run, _ in known.get(key, ()):
+            if check(input):
+                return run(input)
+        return pool(max_pool, rank, "max", key, input, arguments, return_indices)
+
+    size, _, out = _AXES[rank]
+    doc = f"""torch.nn.functional.max_pool{rank}d; for the gradient it keeps one byte an output, and not its input.
 
     Args:
-        input: [N, C, H, W] or [C, H, W].
-        kernel_size, stride, padding, dilation: an int or a pair; stride None means kernel_size.
+        input: [N, C, {size}] or [C, {size}].
+        kernel_size, stride, padding, dilation: {_SIZES[rank]}; stride None means kernel_size.
         ceil_mode: let a last window hang over the edge.
-        return_indices: also return each maximum's index in its H*W plane, int64.
+        return_indices: also return each maximum's index in its channel's [{size}], int64.
 
     Returns:
-        y, or (y, indices) with ``return_indices``.
+        y [N, C, {out}] (or [C, {out}]), or (y, indices) with ``return_indices``.
 
     Raises:
-        What torch.nn.functional.max_pool2d raises, with a message that names the argument.
+        What torch.nn.functional.max_pool{rank}d raises, with a message that names the argument.
     """
-    arguments = (kernel_size, stride, padding, dilation, ceil_mode)
-    if is_watched():
-        return elsewhere(max_pool2d, torch_functional.max_pool2d, input, *arguments, return_indices)
-    key = (
-        max_pool2d,
-        id(kernel_size),
-        id(stride),
-        id(padding),
-        id(dilation),
-        id(ceil_mode),
-        id(return_indices),
-        _is_grad_enabled(),
-        settings.current,
-        _threads(),
-    )
-    for check, run, _ in known.get(key, ()):
-        if check(input):
-            return run(input)
-    return pool(max_pool2d, 2, "max", key, input, arguments, return_indices)
+    return _named(max_pool, f"max_pool{rank}d", doc)
 
 
-def max_pool2d_with_indices(
-    input: Tensor,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = True,
-) -> tuple[Tensor, Tensor]:
-    """:func:`max_pool2d` with indices: always (y, indices), whatever ``return_indices`` says, as in torch."""
-    return max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode, True)
+def _max_pool_with_indices(max_pool: Callable[..., Any], rank: int) -> Callable[..., tuple[Tensor, Tensor]]:
+    def with_indices(
+        input: Tensor,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        return_indices: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        return max_pool(input, kernel_size, stride, padding, dilation, ceil_mode, True)
+
+    doc = f":func:`max_pool{rank}d` with indices: always (y, indices), whatever ``return_indices`` says, as in torch."
+    return _named(with_indices, f"max_pool{rank}d_with_indices", doc)
 
 
-def avg_pool2d(
+def _avg_pool(rank: int) -> Callable[..., Tensor]:
+    torchs = getattr(torch_functional, f"avg_pool{rank}d")
+
+    def avg_pool(
+        input: Tensor,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> Tensor:
+        arguments = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+        if is_watched():
+            return elsewhere(avg_pool, torchs, input, *arguments)
+        key = (
+            avg_pool,
+            id(kernel_size),
+            id(stride),
+            id(padding),
+            id(divisor_override),
+            id(ceil_mode),
+            id(count_include_pad),
+            _is_grad_enabled(),
+            settings.current,
+            _threads(),
+        )
+        for check, run, _ in known.get(key, ()):
+            if check(input):
+                return run(input)
+        return pool(avg_pool, rank, "average", key, input, arguments)
+
+    size, _, out = _AXES[rank]
+    doc = f"""torch.nn.functional.avg_pool{rank}d.
+
+    Args:
+        input: [N, C, {size}] or [C, {size}].
+        kernel_size, stride, padding: {_SIZES[rank]}; stride None means kernel_size.
+        ceil_mode: let a last window hang over the edge.
+        count_include_pad: whether padding counts in the divisor.
+        divisor_override: the divisor, instead of the window's size.
+
+    Returns:
+        [N, C, {out}] (or [C, {out}]).
+
+    Raises:
+        What torch.nn.functional.avg_pool{rank}d raises, with a message that names the argument.
+    """
+    return _named(avg_pool, f"avg_pool{rank}d", doc)
+
+
+def avg_pool1d(
     input: Tensor,
     kernel_size: Any,
     stride: Any = None,
     padding: Any = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
-    divisor_override: int | None = None,
 ) -> Tensor:
-    """torch.nn.functional.avg_pool2d.
+    """torch.nn.functional.avg_pool1d, which has no divisor_override: else as :func:`avg_pool2d`.
 
     Args:
-        input: [N, C, H, W] or [C, H, W].
-        kernel_size, stride, padding: an int or a pair; stride None means kernel_size.
+        input: [N, C, L] or [C, L].
+        kernel_size, stride, padding: an int or one in a tuple; stride None means kernel_size.
         ceil_mode: let a last window hang over the edge.
         count_include_pad: whether padding counts in the divisor.
-        divisor_override: the divisor, instead of the window's size.
 
     Returns:
-        [N, C, P, Q] (or [C, P, Q]).
+        [N, C, Q] (or [C, Q]).
 
     Raises:
-        What torch.nn.functional.avg_pool2d raises, with a message that names the argument.
+        What torch.nn.functional.avg_pool1d raises, with a message that names the argument.
     """
-    arguments = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    arguments = (kernel_size, stride, padding, ceil_mode, count_include_pad)
     if is_watched():
-        return elsewhere(avg_pool2d, torch_functional.avg_pool2d, input, *arguments)
-    key = (
-        avg_pool2d,
-        id(kernel_size),
-        id(stride),
-        id(padding),
-        id(divisor_override),
-        id(ceil_mode),
-        id(count_include_pad),
-        _is_grad_enabled(),
-        settings.current,
-        _threads(),
-    )
+        return elsewhere(avg_pool1d, torch_functional.avg_pool1d, input, *arguments)
+    key = (avg_pool1d, *map(id, arguments), _is_grad_enabled(), settings.current, _threads())
     for check, run, _ in known.get(key, ()):
         if check(input):
             return run(input)
-    return pool(avg_pool2d, 2, "average", key, input, arguments)
+    return pool(avg_pool1d, 1, "average", key, input, arguments)
+
+
+max_pool1d, max_pool2d, max_pool3d = (_max_pool(rank) for rank in (1, 2, 3))
+max_pool1d_with_indices = _max_pool_with_indices(max_pool1d, 1)
+max_pool2d_with_indices = _max_pool_with_indices(max_pool2d, 2)
+max_pool3d_with_indices = _max_pool_with_indices(max_pool3d, 3)
+avg_pool2d, avg_pool3d = _avg_pool(2), _avg_pool(3)
 
 
 def _teach_torchscript() -> None:
@@ -260,7 +314,9 @@ def _teach_torchscript() -> None:
     except ImportError:  # a torch without TorchScript, which is deprecated: nothing to teach
         return
     convs = (conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d)
-    for function in (*convs, max_pool2d, max_pool2d_with_indices, avg_pool2d):
+    with_indices = (max_pool1d_with_indices, max_pool2d_with_indices, max_pool3d_with_indices)
+    pools = (max_pool1d, max_pool2d, max_pool3d, *with_indices, avg_pool1d, avg_pool2d, avg_pool3d)
+    for function in (*convs, *pools):
         _builtins._register_builtin(function, f"aten::{function.__name__}")
 
 

@@ -5,6 +5,7 @@ initialisation, pickling and deepcopy hold; only ``forward`` differs.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,28 +80,43 @@ class ConvTranspose3d(torch.nn.ConvTranspose3d):
     forward = _transpose_forward(functional.conv_transpose3d)
 
 
+def _max_forward(max_pool: Callable[..., Any], with_indices: Callable[..., Any]) -> Callable[..., Any]:
+    """torch.nn.MaxPool*d.forward, by two functions, each with one type of result: torch.jit.script needs that."""
+
+    def forward(self, input: Tensor):
+        """-> y, or (y, indices) with ``return_indices``."""
+        if self.return_indices:
+            return with_indices(input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
+        else:
+            return max_pool(input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
+
+    return forward
+
+
+class MaxPool1d(torch.nn.MaxPool1d):
+    """torch.nn.MaxPool1d: same arguments."""
+
+    forward = _max_forward(functional.max_pool1d, functional.max_pool1d_with_indices)
+
+
 class MaxPool2d(torch.nn.MaxPool2d):
     """torch.nn.MaxPool2d: same arguments."""
 
-    def forward(self, input: Tensor):
-        """[N, C, H, W] or [C, H, W] -> y, or (y, indices) with ``return_indices``."""
-        # Two functions, each with one type of result, so that torch.jit.script can compile this.
-        if self.return_indices:
-            return functional.max_pool2d_with_indices(
-                input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
-            )
-        else:
-            return functional.max_pool2d(
-                input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
-            )
+    forward = _max_forward(functional.max_pool2d, functional.max_pool2d_with_indices)
 
 
-class AvgPool2d(torch.nn.AvgPool2d):
-    """torch.nn.AvgPool2d: same arguments."""
+class MaxPool3d(torch.nn.MaxPool3d):
+    """torch.nn.MaxPool3d: same arguments."""
+
+    forward = _max_forward(functional.max_pool3d, functional.max_pool3d_with_indices)
+
+
+def _average_forward(avg_pool: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """torch.nn.AvgPool*d.forward, of two axes and three."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """[N, C, H, W] or [C, H, W] -> y."""
-        return functional.avg_pool2d(
+        """-> y."""
+        return avg_pool(
             input,
             self.kernel_size,
             self.stride,
@@ -109,6 +125,30 @@ class AvgPool2d(torch.nn.AvgPool2d):
             self.count_include_pad,
             self.divisor_override,
         )
+
+    return forward
+
+
+class AvgPool1d(torch.nn.AvgPool1d):
+    """torch.nn.AvgPool1d: same arguments."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[N, C, L] or [C, L] -> y."""
+        return functional.avg_pool1d(
+            input, self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad
+        )
+
+
+class AvgPool2d(torch.nn.AvgPool2d):
+    """torch.nn.AvgPool2d: same arguments."""
+
+    forward = _average_forward(functional.avg_pool2d)
+
+
+class AvgPool3d(torch.nn.AvgPool3d):
+    """torch.nn.AvgPool3d: same arguments."""
+
+    forward = _average_forward(functional.avg_pool3d)
 
 
 #: torch's layer -> ours
@@ -119,6 +159,10 @@ LAYERS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
     torch.nn.ConvTranspose1d: ConvTranspose1d,
     torch.nn.ConvTranspose2d: ConvTranspose2d,
     torch.nn.ConvTranspose3d: ConvTranspose3d,
+    torch.nn.MaxPool1d: MaxPool1d,
     torch.nn.MaxPool2d: MaxPool2d,
+    torch.nn.MaxPool3d: MaxPool3d,
+    torch.nn.AvgPool1d: AvgPool1d,
     torch.nn.AvgPool2d: AvgPool2d,
+    torch.nn.AvgPool3d: AvgPool3d,
 }

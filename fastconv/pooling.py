@@ -34,9 +34,11 @@ class PoolArguments:
         """From the positional arguments of torch's function, which has no dilation if the kind is "average"."""
         return cls(*arguments) if kind == "max" else cls(*arguments[:3], 1, *arguments[3:])
 
-    def for_torch(self, kind: str) -> dict[str, Any]:
+    def for_torch(self, kind: str, rank: int) -> dict[str, Any]:
         """As keyword arguments of torch's function."""
         absent = ("count_include_pad", "divisor_override") if kind == "max" else ("dilation",)
+        if rank == 1:
+            absent = (*absent, "divisor_override")
         return {name: value for name, value in asdict(self).items() if name not in absent}
 
 
@@ -177,7 +179,7 @@ class Pooling:
 
     def _torch_function(self, name: str, **options: Any) -> Callable[..., Any]:
         function = getattr(torch_functional, f"{name}{self.rank}d")
-        return partial(function, **self.given.for_torch(self.kind), **options)
+        return partial(function, **self.given.for_torch(self.kind, self.rank), **options)
 
     @cached_property
     def is_native(self) -> bool:
@@ -228,14 +230,8 @@ class Pooling:
 
     # ---- the same passes by PyTorch; differentiable, and good under every transform ----
     def _average_arguments(self) -> tuple[Any, ...]:
-        return (
-            self.window,
-            self.stride,
-            self.padding,
-            self.ceil_mode,
-            self.count_include_pad,
-            self.divisor_override,
-        )
+        options = (self.window, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
+        return options if self.rank == 1 else (*options, self.divisor_override)
 
     def aten_average(self, x: Tensor) -> Tensor:
         """y of average pooling by aten."""
@@ -244,7 +240,14 @@ class Pooling:
     def aten_average_backward(self, gy: Tensor) -> Tensor:
         """gx of average pooling by aten, which wants x only for its shape."""
         x = gy.new_empty(1).expand(self.x_shape)
-        return getattr(torch.ops.aten, f"avg_pool{self.rank}d_backward")(gy, x, *self._average_arguments())
+        options = (self.ceil_mode, self.count_include_pad, self.divisor_override)
+        if self.rank > 1:
+            backward = getattr(torch.ops.aten, f"avg_pool{self.rank}d_backward")
+            return backward(gy, x, self.window, self.stride, self.padding, *options)
+        # aten averages along one axis as along the second of two.
+        window, stride, padding = ((1, *self.window), (1, *self.stride), (0, *self.padding))
+        backward = torch.ops.aten.avg_pool2d_backward
+        return backward(gy.unsqueeze(2), x.unsqueeze(2), window, stride, padding, *options).squeeze(2)
 
     def _winners(self, offsets: Tensor) -> tuple[Tensor, Tensor]:
         """(flat index into x's plane of each window's winning tap, whether there is none), both [N, C, outputs]."""

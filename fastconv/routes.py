@@ -7,6 +7,7 @@ arguments never become a route.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -80,11 +81,12 @@ def pool(
     if x.dim() == rank + 1:
         result = function(x.unsqueeze(0), *arguments, *rest)
         return tuple(each.squeeze(0) for each in result) if isinstance(result, tuple) else result.squeeze(0)
+    given, x = x, _pool_autocast(x, rank)
     pooling = pool_route(rank, kind, x, *arguments)
     recorded = torch.is_grad_enabled() and x.requires_grad
     run = (_max_runner if kind == "max" else _average_runner)(pooling, recorded, bool(return_indices))
     result = run(x)
-    if isinstance(pooling, Pooling) and _are_constant(arguments):
+    if x is given and isinstance(pooling, Pooling) and _are_constant(arguments):
         remember(repeat, (arguments, return_indices), run, x)
     return result
 
@@ -119,6 +121,13 @@ def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
                 tensor = tensor.to(torch.get_autocast_dtype(device))
         cast.append(tensor)
     return tuple(cast)
+
+
+def _pool_autocast(x: Tensor, rank: int) -> Tensor:
+    """The input as autocast has it for pooling: on the CPU, and in three dimensions alone, in float32."""
+    if rank == 3 and x.device.type == "cpu" and x.dtype in (torch.float16, torch.bfloat16):
+        return x.float() if torch.is_autocast_enabled("cpu") else x
+    return x
 
 
 # ---- routes ----
@@ -215,7 +224,7 @@ def pool_route(rank: int, kind: str, x: Any, *arguments: Any) -> Any:
         return _find(key, lambda: Pooling(x, PoolArguments.of(kind, _frozen(arguments)), rank, kind))
     except Rejected as refusal:
         name = f"{'max' if kind == 'max' else 'avg'}_pool{rank}d"
-        given = PoolArguments.of(kind, arguments).for_torch(kind)
+        given = PoolArguments.of(kind, arguments).for_torch(kind, rank)
         return _settle(refusal, name, partial(getattr(torch_functional, name), **given), x)
 
 
@@ -226,68 +235,42 @@ def _batched(x: Tensor, rank: int) -> Tensor:
     return x.unsqueeze(0) if x.dim() == rank + 1 else x
 
 
-def _conv(rank: int) -> Callable[..., Any]:
-    def route(
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
-    ) -> Any:
-        operands = _autocast(_batched(input, rank), weight, bias)
-        return conv_route(Convolution, rank, *operands, stride, padding, dilation, groups)
+def _arguments(name: str, args: Any, kwargs: Any) -> list[Any]:
+    """Those of a call of functional's function of this name, in its order, defaults included."""
+    from . import functional
+
+    call = inspect.signature(getattr(functional, name)).bind(*args, **kwargs)
+    call.apply_defaults()
+    return list(call.arguments.values())
+
+
+def _conv(kind: type[Convolution], rank: int) -> Callable[..., Any]:
+    def route(*args: Any, **kwargs: Any) -> Any:
+        x, w, bias, *rest = _arguments(f"{kind.kind}{rank}d", args, kwargs)
+        return conv_route(kind, rank, *_autocast(_batched(x, rank), w, bias), *rest)
 
     return route
 
 
-def _conv_transpose(rank: int) -> Callable[..., Any]:
-    def route(
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        output_padding: Any = 0,
-        groups: int = 1,
-        dilation: Any = 1,
-    ) -> Any:
-        operands = _autocast(_batched(input, rank), weight, bias)
-        arguments = (stride, padding, output_padding, groups, dilation)
-        return conv_route(TransposedConvolution, rank, *operands, *arguments)
+def _max_pool(rank: int) -> Callable[..., Any]:
+    def route(*args: Any, **kwargs: Any) -> Any:
+        x, *rest, _ = _arguments(f"max_pool{rank}d", args, kwargs)
+        return pool_route(rank, "max", _pool_autocast(_batched(x, rank), rank), *rest)
 
     return route
 
 
-def _max_pool2d(
-    input: Tensor,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Any:
-    return pool_route(2, "max", _batched(input, 2), kernel_size, stride, padding, dilation, ceil_mode)
+def _avg_pool(rank: int) -> Callable[..., Any]:
+    def route(*args: Any, **kwargs: Any) -> Any:
+        x, *rest = _arguments(f"avg_pool{rank}d", args, kwargs)
+        return pool_route(rank, "average", _pool_autocast(_batched(x, rank), rank), *rest)
 
-
-def _avg_pool2d(
-    input: Tensor,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Any:
-    arguments = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
-    return pool_route(2, "average", _batched(input, 2), *arguments)
+    return route
 
 
 BY_NAME: dict[str, Callable[..., Any]] = {
-    **{f"conv{rank}d": _conv(rank) for rank in (1, 2, 3)},
-    **{f"conv_transpose{rank}d": _conv_transpose(rank) for rank in (1, 2, 3)},
-    "max_pool2d": _max_pool2d,
-    "avg_pool2d": _avg_pool2d,
+    **{f"conv{rank}d": _conv(Convolution, rank) for rank in (1, 2, 3)},
+    **{f"conv_transpose{rank}d": _conv(TransposedConvolution, rank) for rank in (1, 2, 3)},
+    **{f"max_pool{rank}d": _max_pool(rank) for rank in (1, 2, 3)},
+    **{f"avg_pool{rank}d": _avg_pool(rank) for rank in (1, 2, 3)},
 }

@@ -43,6 +43,10 @@ GEOMETRIES: list[tuple[str, dict[str, Any]]] = [
 POOLINGS: list[tuple[str, dict[str, Any]]] = [
     ("max_pool2d", {"kernel_size": 2}),
     ("max_pool2d", {"kernel_size": (3, 2), "stride": (1, 2), "padding": 1, "ceil_mode": True}),
+    ("max_pool1d", {"kernel_size": 3, "stride": 2, "padding": 1}),
+    ("max_pool3d", {"kernel_size": 2, "stride": (1, 2, 2), "ceil_mode": True}),
+    ("avg_pool1d", {"kernel_size": 3, "stride": 2, "padding": 1, "ceil_mode": True}),
+    ("avg_pool3d", {"kernel_size": (1, 2, 2), "stride": 1, "divisor_override": 3}),
     ("avg_pool2d", {"kernel_size": 2}),
     ("avg_pool2d", {"kernel_size": 3, "stride": 2, "padding": 1, "count_include_pad": False}),
 ]
@@ -64,6 +68,11 @@ def leaves(
     return x, w, random_tensor((4,), dtype, seed=3, device=device).requires_grad_()
 
 
+def pooled_input(function: str, device: torch.device) -> Tensor:
+    shape = (2, 2, *(6, 5, 3)[: int(function[-2])])
+    return random_tensor(shape, torch.float64, seed=4, device=device).requires_grad_()
+
+
 # ---- gradcheck ----
 @pytest.mark.parametrize(("function", "geometry"), GEOMETRIES, ids=str)
 def test_gradcheck_conv(backend: Target, function: str, geometry: dict[str, Any]) -> None:
@@ -75,7 +84,7 @@ def test_gradcheck_conv(backend: Target, function: str, geometry: dict[str, Any]
 
 @pytest.mark.parametrize(("function", "options"), POOLINGS, ids=str)
 def test_gradcheck_pooling(backend: Target, function: str, options: dict[str, Any]) -> None:
-    x = random_tensor((2, 2, 6, 5), torch.float64, seed=4, device=backend.device).requires_grad_()
+    x = pooled_input(function, backend.device)
     call = lambda x: getattr(FC, function)(x, **options)  # noqa: E731
     assert torch.autograd.gradcheck(call, (x,))
     assert torch.autograd.gradgradcheck(call, (x,), fast_mode=True)
@@ -112,9 +121,9 @@ def test_adjointness(native: Target, function: str, geometry: dict[str, Any]) ->
     assert products[0] == products[1] == products[2] != 0
 
 
-@pytest.mark.parametrize(("function", "options"), POOLINGS[2:], ids=str)
+@pytest.mark.parametrize(("function", "options"), POOLINGS[4:], ids=str)
 def test_adjointness_of_average_pooling(native: Target, function: str, options: dict[str, Any]) -> None:
-    x = random_tensor((2, 3, 9, 8), torch.float64, seed=1, device=native.device).requires_grad_()
+    x = pooled_input(function, native.device)
     y = getattr(FC, function)(x, **options)
     g = random_tensor(tuple(y.shape), torch.float64, seed=2, device=native.device)
     (gx,) = torch.autograd.grad(y, x, g)
@@ -265,7 +274,7 @@ def test_batched_backward(native: Target, function: str) -> None:
 
 @pytest.mark.parametrize(("function", "options"), POOLINGS, ids=str)
 def test_batched_backward_of_pooling(native: Target, function: str, options: dict[str, Any]) -> None:
-    x = random_tensor((2, 2, 6, 5), torch.float64, seed=4, device=native.device).requires_grad_()
+    x = pooled_input(function, native.device)
     results = []
     for module in (FC, F):
         y = getattr(module, function)(x, **options)
@@ -299,6 +308,22 @@ def test_autocast(native: Target, dtypes: tuple[torch.dtype, ...], function: str
     for ours, theirs in zip(*results, strict=True):
         assert ours.dtype == theirs.dtype
         torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("function", ["max_pool1d", "max_pool3d", "avg_pool1d", "avg_pool3d"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_autocast_of_pooling(native: Target, function: str, dtype: torch.dtype) -> None:
+    """On the CPU it runs pooling in three dimensions in float32."""
+    x = pooled_input(function, native.device).detach().to(dtype).requires_grad_()
+    results = []
+    for module in (FC, F):
+        with torch.autocast(native.device.type, dtype=torch.bfloat16):
+            for _ in range(2):
+                y = getattr(module, function)(x, 2)
+        results.append((y, torch.autograd.grad(y.sum(), x)[0]))
+    assert results[0][0].dtype == results[1][0].dtype
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 # ---- transforms and tracers: torch's operators take over, and the result is right ----
@@ -340,6 +365,9 @@ def test_transforms_of_the_other_convolutions(name: str, x: Tensor, w: Tensor) -
     both(lambda m: torch.func.vmap(torch.func.grad(lambda w, x: call(m)(x, w).square().sum()), (None, 0))(w, x))
     both(lambda m: torch.func.jvp(lambda x: call(m)(x, w), (x,), (x.cos(),)))
     both(lambda m: torch.func.hessian(lambda s: call(m)(x * s, w).tanh().sum())(torch.tensor(0.5)))
+    pool = name.replace("conv_transpose", "avg_pool").replace("conv", "max_pool")
+    both(lambda m: torch.func.vmap(torch.func.grad(lambda x: getattr(m, pool)(x, 2).sin().sum()))(torch.stack([x, -x])))
+    both(lambda m: torch.func.jvp(lambda x: getattr(m, pool)(x, 2), (x,), (x.cos(),)))
     meta = call(FC)(x.to("meta"), w.to("meta"))
     assert meta.shape == call(F)(x, w).shape and meta.device.type == "meta"
 
@@ -451,6 +479,7 @@ def test_layers_are_scripted_compiled_and_exported(rank: int) -> None:
     conv, transposed = getattr(fastconv.nn, f"Conv{rank}d"), getattr(fastconv.nn, f"ConvTranspose{rank}d")
     net = torch.nn.Sequential(conv(2, 4, 3, padding="same"), conv(4, 3, 3, padding=1, padding_mode="circular"))
     net.append(transposed(3, 2, 2, stride=2))
+    net.append(getattr(fastconv.nn, f"MaxPool{rank}d")(2, 1)).append(getattr(fastconv.nn, f"AvgPool{rank}d")(2, 1))
     x = {1: X1, 2: X, 3: X3}[rank]
     expected = fastconv.revert(copy.deepcopy(net))(x)
     torch._dynamo.reset()

@@ -95,31 +95,44 @@ def conv_cases(name: str, requires_grad: bool = False) -> list[Case]:
     ]  # fmt: skip
 
 
-POOL_CASES: list[Case] = [
-    ("max: input is a number", "input", lambda m: m.max_pool2d(3, 2)),
-    ("max: input of 2 dimensions", "input", lambda m: m.max_pool2d(X[0, 0], 2)),
-    ("max: input of 5 dimensions", "input", lambda m: m.max_pool2d(X[None], 2)),
-    ("max: kernel_size 0", "kernel_size", lambda m: m.max_pool2d(X, 0)),
-    ("max: kernel_size a float", "kernel_size", lambda m: m.max_pool2d(X, 2.0)),
-    ("max: kernel_size of 3", "kernel_size", lambda m: m.max_pool2d(X, (2, 2, 2))),
-    ("max: kernel_size beyond the input", "kernel_size", lambda m: m.max_pool2d(X, 9)),
-    ("max: stride 0", "stride", lambda m: m.max_pool2d(X, 2, 0)),
-    ("max: stride a string", "stride", lambda m: m.max_pool2d(X, 2, "2")),
-    ("max: padding over half", "padding", lambda m: m.max_pool2d(X, 3, padding=2)),
-    ("max: padding negative", "padding", lambda m: m.max_pool2d(X, 3, padding=-1)),
-    ("max: dilation 0", "dilation", lambda m: m.max_pool2d(X, 3, dilation=0)),
-    ("max: ceil_mode a number", "ceil_mode", lambda m: m.max_pool2d(X, 3, ceil_mode=1)),
-    ("max: no channels", "input", lambda m: m.max_pool2d(X[:, :0], 2)),
-    ("average: input is None", "input", lambda m: m.avg_pool2d(None, 2)),
-    ("average: input of 2 dimensions", "input", lambda m: m.avg_pool2d(X[0, 0], 2)),
-    ("average: kernel_size negative", "kernel_size", lambda m: m.avg_pool2d(X, -1)),
-    ("average: kernel_size None", "kernel_size", lambda m: m.avg_pool2d(X, None)),
-    ("average: stride 0", "stride", lambda m: m.avg_pool2d(X, 2, 0)),
-    ("average: padding over half", "padding", lambda m: m.avg_pool2d(X, 2, padding=2)),
-    ("average: divisor_override 0", "divisor", lambda m: m.avg_pool2d(X, 2, divisor_override=0)),
-    ("average: divisor_override a float", "divisor_override", lambda m: m.avg_pool2d(X, 2, divisor_override=2.0)),
-    ("average: count_include_pad a string", "count_include_pad", lambda m: m.avg_pool2d(X, 2, count_include_pad="no")),
-]  # fmt: skip
+def pool_cases(rank: int, requires_grad: bool = False) -> list[Case]:
+    """What is wrong in max-pooling, then in average pooling."""
+    x = torch.zeros(2, 4, *[8] * rank, requires_grad=requires_grad)
+
+    def f(m: Any, *args: Any, **kwargs: Any) -> Any:
+        return getattr(m, f"max_pool{rank}d")(*args, **kwargs)
+
+    def g(m: Any, *args: Any, **kwargs: Any) -> Any:
+        return getattr(m, f"avg_pool{rank}d")(*args, **kwargs)
+
+    divisors: list[Case] = [
+        ("average: divisor_override 0", "divisor", lambda m: g(m, x, 2, divisor_override=0)),
+        ("average: divisor_override a float", "divisor_override", lambda m: g(m, x, 2, divisor_override=2.0)),
+    ]
+    return [
+        ("max: input is a number", "input", lambda m: f(m, 3, 2)),
+        ("max: input of 2 dimensions less", "input", lambda m: f(m, x[0, 0], 2)),
+        ("max: input of a dimension more", "input", lambda m: f(m, x[None], 2)),
+        ("max: kernel_size 0", "kernel_size", lambda m: f(m, x, 0)),
+        ("max: kernel_size a float", "kernel_size", lambda m: f(m, x, 2.0)),
+        ("max: kernel_size of one more", "kernel_size", lambda m: f(m, x, (2,) * (rank + 1))),
+        ("max: kernel_size beyond the input", "kernel_size", lambda m: f(m, x, 9)),
+        ("max: stride 0", "stride", lambda m: f(m, x, 2, 0)),
+        ("max: stride a string", "stride", lambda m: f(m, x, 2, "2")),
+        ("max: padding over half", "padding", lambda m: f(m, x, 3, padding=2)),
+        ("max: padding negative", "padding", lambda m: f(m, x, 3, padding=-1)),
+        ("max: dilation 0", "dilation", lambda m: f(m, x, 3, dilation=0)),
+        ("max: ceil_mode a number", "ceil_mode", lambda m: f(m, x, 3, ceil_mode=1)),
+        ("max: no channels", "input", lambda m: f(m, x[:, :0], 2)),
+        ("average: input is None", "input", lambda m: g(m, None, 2)),
+        ("average: input of 2 dimensions less", "input", lambda m: g(m, x[0, 0], 2)),
+        ("average: kernel_size negative", "kernel_size", lambda m: g(m, x, -1)),
+        ("average: kernel_size None", "kernel_size", lambda m: g(m, x, None)),
+        ("average: stride 0", "stride", lambda m: g(m, x, 2, 0)),
+        ("average: padding over half", "padding", lambda m: g(m, x, 2, padding=2)),
+        ("average: count_include_pad a string", "count_include_pad", lambda m: g(m, x, 2, count_include_pad="no")),
+        *(divisors if rank > 1 else []),
+    ]  # fmt: skip
 
 
 def outcome(call: Callable[[], Any]) -> BaseException | torch.Tensor:
@@ -129,10 +142,12 @@ def outcome(call: Callable[[], Any]) -> BaseException | torch.Tensor:
         return error
 
 
-CASES = [(f"{name}: {what}", *rest) for name in CONVOLUTIONS for what, *rest in conv_cases(name)] + POOL_CASES
+def all_cases(requires_grad: bool = False) -> list[Case]:
+    cases = [(f"{name}: {what}", *rest) for name in CONVOLUTIONS for what, *rest in conv_cases(name, requires_grad)]
+    return cases + [(f"{rank}d {what}", *rest) for rank in (1, 2, 3) for what, *rest in pool_cases(rank, requires_grad)]
 
 
-@pytest.mark.parametrize(("argument", "call"), [pytest.param(a, c, id=name) for name, a, c in CASES])
+@pytest.mark.parametrize(("argument", "call"), [pytest.param(a, c, id=name) for name, a, c in all_cases()])
 def test_bad_input(native: Target, argument: str, call: Callable[[Any], Any]) -> None:
     expected = outcome(lambda: call(F))
     assert isinstance(expected, Exception), "torch accepts this: the case is wrong"
@@ -155,13 +170,8 @@ def test_tensors_on_different_devices(name: str) -> None:
 
 
 def test_every_bad_input_while_a_gradient_is_recorded(native: Target) -> None:
-    cases = [case for name in CONVOLUTIONS for case in conv_cases(name, requires_grad=True)]
-    X.requires_grad_()
-    try:
-        for name, _, call in (*cases, *POOL_CASES):
-            assert isinstance(outcome(lambda call=call: call(FC)), Exception), name
-    finally:
-        X.requires_grad_(False)
+    for name, _, call in all_cases(requires_grad=True):
+        assert isinstance(outcome(lambda call=call: call(FC)), Exception), name
 
 
 def _random_conv(name: str, rng: random.Random) -> dict[str, Any]:
@@ -190,12 +200,16 @@ def _random_conv(name: str, rng: random.Random) -> dict[str, Any]:
     }
 
 
-def _random_pool(rng: random.Random) -> dict[str, Any]:
+def _random_pool(rank: int, rng: random.Random) -> dict[str, Any]:
+    def sizes(low: int, high: int) -> tuple[int, ...]:
+        return tuple(rng.randint(low, high) for _ in range(rank))
+
+    window = sizes(1, 4)
     return {
-        "input": torch.rand(rng.randint(0, 2), rng.randint(0, 2), rng.randint(0, 7), rng.randint(1, 7)),
-        "kernel_size": (rng.randint(0, 4), rng.randint(1, 4)),
-        "stride": rng.choice((None, rng.randint(0, 3), (rng.randint(1, 4), 2))),
-        "padding": rng.choice((0, 1, (0, 1), rng.randint(-1, 2))),
+        "input": torch.rand(rng.randint(0, 2), rng.randint(0, 2), *sizes(1, 7)[1:], rng.randint(0, 7)),
+        "kernel_size": rng.choice((window, window, (0, *window[1:]))),
+        "stride": rng.choice((None, rng.randint(0, 3), sizes(1, 4))),
+        "padding": rng.choice((0, 1, sizes(0, 1), rng.randint(-1, 2))),
         "ceil_mode": rng.random() < 0.5,
     }
 
@@ -210,7 +224,7 @@ def _compare(function: str, arguments: dict[str, Any]) -> str | None:
 
 
 RANDOM = {name: partial(_random_conv, name) for name in CONVOLUTIONS}
-RANDOM |= {"max_pool2d": _random_pool, "avg_pool2d": _random_pool}
+RANDOM |= {f"{kind}_pool{rank}d": partial(_random_pool, rank) for kind in ("max", "avg") for rank in (1, 2, 3)}
 
 
 @pytest.mark.parametrize(("function", "make"), RANDOM.items())
@@ -256,6 +270,15 @@ def test_plan_and_explain_say_what_would_run(native: Target) -> None:
     for pass_ in ("fprop", "dgrad", "gather"):
         assert not fastconv.plan("max_pool2d", x, 2, pass_=pass_).is_aten
     assert not fastconv.plan("avg_pool2d", x[0], kernel_size=2).is_aten
+    for name in CONVOLUTIONS:
+        x, w, b = (each.to(native.device) for each in conv_operands(name))
+        passes = [fastconv.plan(name, x, w, b, pass_=pass_).pass_ for pass_ in ("fprop", "dgrad", "wgrad", "bgrad")]
+        assert passes == [*(("dgrad", "fprop") if "transpose" in name else ("fprop", "dgrad")), "wgrad", "bgrad"]
+        assert f"conv{name[-2:]}" in fastconv.explain(name, x, weight=w, stride=2)
+        pool = f"max_pool{name[-2:]}"
+        assert fastconv.plan(pool, x, 2, return_indices=True).kernel in fastconv.explain(pool, x, kernel_size=2)
+        with pytest.raises(TypeError, match="kernel"):
+            fastconv.plan(pool, x)
 
 
 def test_a_forced_kernel_that_refuses_says_why() -> None:

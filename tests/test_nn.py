@@ -93,16 +93,17 @@ def test_conv_transpose_refuses_as_torch_does(rank: int) -> None:
             layer(torch.zeros(1, 2, *[4] * rank))
 
 
-def test_pools(native: Target) -> None:
-    x = integer_tensor((2, 4, 7, 8), seed=1, device=native.device)
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_pools(native: Target, rank: int) -> None:
+    x = integer_tensor((2, 4, *SIZES[:rank]), seed=1, device=native.device)
+    mine, torchs = ([getattr(m, f"{name}Pool{rank}d") for name in ("Max", "Avg")] for m in (nn, torch.nn))
     for options in ({"kernel_size": 2}, {"kernel_size": 3, "stride": 2, "padding": 1, "ceil_mode": True}):
-        assert torch.equal(nn.MaxPool2d(**options)(x), torch.nn.MaxPool2d(**options)(x))
-        torch.testing.assert_close(nn.AvgPool2d(**options)(x), torch.nn.AvgPool2d(**options)(x))
-    ours = nn.MaxPool2d(2, return_indices=True)(x)
-    theirs = torch.nn.MaxPool2d(2, return_indices=True)(x)
+        assert torch.equal(mine[0](**options)(x), torchs[0](**options)(x))
+        torch.testing.assert_close(mine[1](**options)(x), torchs[1](**options)(x))
+    ours, theirs = (pair[0](2, return_indices=True)(x) for pair in (mine, torchs))
     assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
-    unpooled = torch.nn.MaxUnpool2d(2)(*ours, output_size=x.shape)
-    assert torch.equal(unpooled, torch.nn.MaxUnpool2d(2)(*theirs, output_size=x.shape))
+    unpool = getattr(torch.nn, f"MaxUnpool{rank}d")(2)
+    assert torch.equal(unpool(*ours, output_size=x.shape), unpool(*theirs, output_size=x.shape))
 
 
 @pytest.mark.parametrize("theirs", list(nn.LAYERS), ids=lambda layer: layer.__name__)
@@ -132,16 +133,17 @@ def test_signatures_of_convolutions_are_torchs(rank: int) -> None:
         assert pickle.loads(pickle.dumps(ours)) is ours
 
 
-@pytest.mark.parametrize("name", ["conv2d", "max_pool2d", "avg_pool2d", "max_pool2d_with_indices"])
-def test_functional_signatures_are_torchs(name: str) -> None:
+MAX = "input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False"
+AVERAGE = "input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True"
+SIGNATURES = {f"max_pool{rank}d": f"{MAX}, return_indices=False" for rank in (1, 2, 3)}
+SIGNATURES |= {f"max_pool{rank}d_with_indices": f"{MAX}, return_indices=" for rank in (1, 2, 3)}
+SIGNATURES |= {"avg_pool1d": AVERAGE, "avg_pool2d": f"{AVERAGE}, divisor_override=None"}
+SIGNATURES |= {"avg_pool3d": SIGNATURES["avg_pool2d"]}
+
+
+@pytest.mark.parametrize(("name", "documented"), SIGNATURES.items())
+def test_functional_signatures_are_torchs(name: str, documented: str) -> None:
     ours = inspect.signature(getattr(functional, name))
-    documented = {
-        "conv2d": "input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1",
-        "max_pool2d": "input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False",
-        "max_pool2d_with_indices": "input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False",
-        "avg_pool2d": "input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, "
-        "divisor_override=None",
-    }[name]
     plain = ", ".join(
         p.name if p.default is inspect.Parameter.empty else f"{p.name}={p.default}" for p in ours.parameters.values()
     )
