@@ -7,7 +7,7 @@ goes the long way (routes.py), where everything is checked and planned.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,15 +31,19 @@ _SIZES = {1: "an int or one in a tuple", 2: "an int or a pair", 3: "an int or th
 _LAST = {1: "contiguous", 2: "channels_last if input or weight is", 3: "channels_last_3d if input or weight is"}
 
 
-def _named(function: Callable[..., Any], name: str, doc: str) -> Callable[..., Any]:
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _named(function: Function, name: str, doc: str) -> Function:
     """``function`` as if it had been defined by that name at the top of this module."""
     function.__name__ = function.__qualname__ = name
     function.__doc__ = doc
     return function
 
 
-# One body for three ranks, made three times over rather than called: a call more is felt in a small convolution.
-def _conv(rank: int) -> Callable[..., Tensor]:
+# One body for three ranks, made three times over rather than called: a call more is felt in a small convolution. What
+# these return is left to be inferred, with the names of its arguments.
+def _conv(rank: int):
     torchs = getattr(torch_functional, f"conv{rank}d")
 
     def conv(
@@ -91,7 +95,7 @@ def _conv(rank: int) -> Callable[..., Tensor]:
     return _named(conv, f"conv{rank}d", doc)
 
 
-def _conv_transpose(rank: int) -> Callable[..., Tensor]:
+def _conv_transpose(rank: int):
     torchs = getattr(torch_functional, f"conv_transpose{rank}d")
 
     def conv_transpose(
@@ -151,7 +155,7 @@ conv1d, conv2d, conv3d = (_conv(rank) for rank in (1, 2, 3))
 conv_transpose1d, conv_transpose2d, conv_transpose3d = (_conv_transpose(rank) for rank in (1, 2, 3))
 
 
-def _max_pool(rank: int) -> Callable[..., Any]:
+def _max_pool(rank: int):
     torchs = getattr(torch_functional, f"max_pool{rank}d")
 
     def max_pool(
@@ -201,7 +205,7 @@ def _max_pool(rank: int) -> Callable[..., Any]:
     return _named(max_pool, f"max_pool{rank}d", doc)
 
 
-def _max_pool_with_indices(max_pool: Callable[..., Any], rank: int) -> Callable[..., tuple[Tensor, Tensor]]:
+def _max_pool_with_indices(max_pool: Callable[..., Any], rank: int):
     def with_indices(
         input: Tensor,
         kernel_size: Any,
@@ -217,7 +221,7 @@ def _max_pool_with_indices(max_pool: Callable[..., Any], rank: int) -> Callable[
     return _named(with_indices, f"max_pool{rank}d_with_indices", doc)
 
 
-def _avg_pool(rank: int) -> Callable[..., Tensor]:
+def _avg_pool(rank: int):
     torchs = getattr(torch_functional, f"avg_pool{rank}d")
 
     def avg_pool(

@@ -209,6 +209,8 @@ def test_pooling_gradients_conserve(native: Target, window: tuple[int, int], see
 OPERATIONS = {
     "dense": lambda x, w, d: FC.conv2d(x, w, None, padding=1),
     "depthwise": lambda x, w, d: FC.conv2d(x, d, None, padding=1, groups=6),
+    "transposed": lambda x, w, d: FC.conv_transpose2d(x, w.transpose(0, 1), None, 2, 1),
+    "three axes": lambda x, w, d: FC.conv3d(x[:, :, None], w[:, :, None], None, padding=(0, 1, 1)),
     "max_pool": lambda x, w, d: FC.max_pool2d(x, 3, 2),
     "avg_pool": lambda x, w, d: FC.avg_pool2d(x, 2, 1),
 }
