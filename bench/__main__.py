@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--passes", type=_subset(PASSES), default=("forward", "backward"), metavar="LIST", help=", ".join(PASSES))
     add("--layouts", type=_subset(LAYOUTS), default=LAYOUTS, metavar="LIST", help=", ".join(LAYOUTS))
     add("--kernel", metavar="NAME", help="force this kernel (see fastconv.use_kernel); native: any but PyTorch's")
+    add("--bias", action="store_true", help="convolutions with a bias")
     add("--threads", type=int, help="CPU threads of both (default: torch's)")
     add("--clock", choices=tuple(CLOCKS), default="wall", help="cpu: only the thread's own time, with --threads 1")
     help_malloc = "keep (the default): freed memory stays mapped; libc: as the C library likes, page faults included"
@@ -95,6 +96,7 @@ def _options(options: argparse.Namespace) -> suite.Options:
         rounds=options.rounds,
         clock=options.clock,
         kernel=options.kernel,
+        bias=options.bias,
     )
 
 

@@ -13,8 +13,8 @@ from torch.nn import functional as torch_functional
 import fastconv
 from bench.layers import Layer
 
-#: pass -> which of (x, w) get a gradient; "forward" records none, "gx" and "gw" are the halves of "backward"
-PASSES = {"forward": (False, False), "backward": (True, True), "gx": (True, False), "gw": (False, True)}
+#: pass -> which of (x, w, bias) get a gradient; "forward" records none, "gx" and "gw" are parts of "backward"
+PASSES = {"forward": (False,) * 3, "backward": (True,) * 3, "gx": (True, False, False), "gw": (False, True, False)}
 LAYOUTS = ("nchw", "nhwc")
 
 
@@ -38,11 +38,11 @@ class Case:
         """The passes of the planner that this one runs."""
         if self.pass_ == "forward":
             return ["fprop"]
-        both = ["dgrad", "wgrad"] if self.layer.kind == "conv" else ["dgrad"]
-        return {"backward": both, "gx": ["dgrad"], "gw": ["wgrad"]}[self.pass_]
+        every = ["dgrad"] + ["wgrad"] * (self.layer.kind == "conv") + ["bgrad"] * self.layer.bias
+        return {"backward": every, "gx": ["dgrad"], "gw": ["wgrad"]}[self.pass_]
 
     def tensors(self, dtype: torch.dtype | None = None) -> list[Tensor]:
-        """x (and w) as leaves that require the gradients of this pass."""
+        """x (, w and the bias) as leaves that require the gradients of this pass."""
         drawn = self.layer.tensors(self.device, getattr(torch, self.dtype), self.layout)
         if dtype is not None:
             drawn = [each.to(dtype) for each in drawn]

@@ -61,12 +61,13 @@ class Options:
     kernel: str | None = None
     budget: float = 2.0  # seconds of rounds a row, on the CPU
     clock: str = "wall"  # a name in timers.CLOCKS
+    bias: bool = False  # convolutions with one
 
 
 def cases(layers: Iterable[Layer], options: Options) -> list[Case]:
     """Every case of a run, in the order of the report."""
     found = [
-        Case(layer.on(options.device), pass_, layout, options.dtype, options.device)
+        Case(layer.on(options.device, options.bias), pass_, layout, options.dtype, options.device)
         for layer in layers
         for pass_ in options.passes
         for layout in options.layouts

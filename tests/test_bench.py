@@ -16,6 +16,7 @@ from bench.cases import Case
 pytest.importorskip("matplotlib", reason="the benchmark's chart needs fastconv[bench]")
 
 TINY_CONV = layers.Layer("tiny conv", "conv", 2, 4, 4, 9, 3, stride=2, padding=1, k=6, groups=2)
+TINY_BIAS = TINY_CONV.on("cpu", bias=True)
 TINY_POOL = layers.Layer("tiny pool", "max", 2, 4, 4, 8, 2, 2)
 
 
@@ -64,7 +65,7 @@ def test_a_refusal_is_a_note_not_a_crash():
 
 
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
-@pytest.mark.parametrize("layer", [TINY_CONV, TINY_POOL], ids=lambda layer: layer.name)
+@pytest.mark.parametrize("layer", [TINY_CONV, TINY_BIAS, TINY_POOL], ids=lambda layer: layer.shape)
 def test_cases_compute_what_they_name(layer, layout):
     for pass_ in ("forward", "backward", "gx", "gw"):
         case = Case(layer, pass_, layout, "float64", "cpu")
@@ -73,7 +74,7 @@ def test_cases_compute_what_they_name(layer, layout):
             continue
         ours, theirs = (case.call(functional)() for functional in (fastconv.functional, torch_functional))
         tensors = case.tensors()
-        expected = {"forward": None, "backward": tensors, "gx": tensors[:1], "gw": tensors[1:]}[pass_]
+        expected = {"forward": None, "backward": tensors, "gx": tensors[:1], "gw": tensors[1:2]}[pass_]
         if expected is not None:
             assert [each.shape for each in ours] == [each.shape for each in expected]
         for a, b in zip(ours, theirs, strict=True):
@@ -86,6 +87,13 @@ def test_tensors_are_the_same_numbers_in_both_layouts():
     nchw, nhwc = (TINY_CONV.tensors("cpu", torch.float32, layout) for layout in ("nchw", "nhwc"))
     for a, b in zip(nchw, nhwc, strict=True):
         assert torch.equal(a, b) and a.is_contiguous() and b.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_bias_is_of_convolutions(tiny_suite, tmp_path):
+    assert main(["--out", str(tmp_path), "--rounds", "1", "--bias", "--passes", "backward", "--layouts", "nchw"]) == 0
+    conv, pool = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert conv["shape"].endswith("/2 groups 2 + bias") and conv["kernel"].count(" + ") == 2
+    assert "bias" not in pool["shape"]
 
 
 def test_kernel_is_forced(tiny_suite, tmp_path):
