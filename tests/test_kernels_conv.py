@@ -22,7 +22,7 @@ from shapes import CONV_DEFAULT, CONV_NETWORK, CONV_RIGOROUS, ConvCase, conv
 from fastconv.testing import assert_close_to_float64
 
 PASSES = ("fprop", "dgrad", "wgrad")
-IGEMM_TILES = [f"{packed}{tile}" for packed in ("", "packed_") for tile in ("128x128", "64x128", "64x64")]
+IGEMM_TILES = [f"{packed}{tile}" for packed in ("", "packed_", "planes_") for tile in ("128x128", "64x128", "64x64")]
 
 
 def ids(cases: tuple[ConvCase, ...]) -> list[str]:

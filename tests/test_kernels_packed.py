@@ -16,7 +16,8 @@ from shapes import ConvCase, conv
 
 PASSES = ("fprop", "dgrad", "wgrad")
 KERNEL = "igemm_packed_64x64"
-KERNELS = (KERNEL, "im2col")
+PLANES = ("igemm_planes_128x128", "igemm_planes_64x128", "igemm_planes_64x64")
+KERNELS = (KERNEL, "im2col", *PLANES)
 
 CASES = (
     conv("one vector of channels", 2, 8, 8, (17, 19), 3, 1, 1),
@@ -25,6 +26,10 @@ CASES = (
     conv("one position", 3, 9, 10, (3, 3), 3),
     conv("pointwise, odd plane", 2, 24, 40, (7, 7), 1),
     conv("pointwise, even plane", 2, 24, 40, (8, 8), 1),
+    conv("pointwise, planes of four", 37, 24, 40, (2, 2), 1),
+    conv("pointwise, half a vector left", 3, 136, 200, (6, 10), 1),
+    conv("pointwise, groups", 2, 48, 96, (4, 6), 1, 1, 0, 1, 3),
+    conv("pointwise, odd channels", 2, 5, 11, (3, 8), 1),
     conv("one channel", 2, 1, 1, (6, 5), 3, 1, 1),
     conv("four a group", 1, 64, 64, (7, 8), 3, 1, 1, 1, 16),
     conv("all groups in one, padded", 1, 9, 15, (6, 5), 3, 1, 1, 1, 3),
@@ -59,6 +64,22 @@ def test_integers_are_exact(driver: Driver, case: ConvCase, dtype: str) -> None:
                 for offset in (0, 1):
                     result = driver.conv(case, pass_, operands, layout, kernel, offset, math="tf32")
                     assert torch.equal(result, exact), (pass_, layout, kernel, offset)
+
+
+def test_pointwise_planes_are_read_as_they_lie(driver: Driver) -> None:
+    """Whole copies wherever a plane is whole copies; elements elsewhere; never for what is not pointwise."""
+
+    def names(*case: object, pass_: str = "fprop", layout: str = "nchw") -> set[str]:
+        return set(driver.kernels(conv("planes", *case), pass_, "float16", layout)) & set(PLANES)
+
+    assert names(2, 16, 24, (6, 6), 1) == set(PLANES)
+    assert names(2, 16, 24, (7, 7), 1) == {"igemm_planes_64x64"}
+    assert names(2, 12, 24, (6, 6), 1) == {"igemm_planes_64x64"}
+    assert names(2, 12, 24, (6, 6), 1, pass_="wgrad") == set(PLANES)
+    assert not names(2, 16, 24, (6, 6), 1, layout="nhwc")
+    assert (
+        not names(2, 16, 24, (6, 6), 1, 2) and not names(2, 16, 24, (6, 6), 1, 1, 1) and not names(2, 16, 24, (6, 6), 2)
+    )
 
 
 def test_only_what_is_odd_is_packed(driver: Driver) -> None:

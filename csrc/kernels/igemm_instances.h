@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/igemm_launch.h"
+#include "kernels/igemm_planes.h"
 #include "kernels/implicit_gemm.h"
 
 namespace fastconv::kernels {
@@ -44,8 +45,39 @@ void launch_igemm_wgrad(IgemmTile tile, int copy_bytes, const device::Launch& la
   });
 }
 
+// Calls visit(WarpTiling<...>{}, std::bool_constant<in whole copies>{}).
+template <Math Products, class Visit>
+void visit_planes(IgemmTile tile, Visit&& visit) {
+  if constexpr (has_math(IgemmTile::large, Products)) {
+    if (tile == IgemmTile::large) return visit(TilingOf<IgemmTile::large>{}, std::true_type{});
+  }
+  if (tile == IgemmTile::tall) return visit(TilingOf<IgemmTile::tall>{}, std::true_type{});
+  visit(TilingOf<IgemmTile::square>{}, std::false_type{});
+}
+
+template <class T, Math Products>
+void launch_planes_gather(IgemmTile tile, const device::Launch& launch, const GatherParams& params) {
+  visit_planes<Products>(tile, [&](auto tiling, auto wide) {
+    using Tiling = decltype(tiling);
+    if (params.transposed) {
+      device::launch(igemm_gather<IgemmPlanes<T, Products, Tiling, true, decltype(wide)::value>>, launch, params);
+    } else {
+      device::launch(igemm_gather<IgemmPlanes<T, Products, Tiling, false, decltype(wide)::value>>, launch, params);
+    }
+  });
+}
+
+template <class T, Math Products>
+void launch_planes_wgrad(IgemmTile tile, const device::Launch& launch, const WgradParams& params) {
+  visit_planes<Products>(tile, [&](auto tiling, auto wide) {
+    device::launch(igemm_wgrad<IgemmPlanesWgrad<T, Products, decltype(tiling), decltype(wide)::value>>, launch, params);
+  });
+}
+
 #define FASTCONV_IGEMM_INSTANCES(T, math)                                                                 \
   template void launch_igemm_gather<T, math>(IgemmTile, int, const device::Launch&, const GatherParams&); \
-  template void launch_igemm_wgrad<T, math>(IgemmTile, int, const device::Launch&, const WgradParams&);
+  template void launch_igemm_wgrad<T, math>(IgemmTile, int, const device::Launch&, const WgradParams&);   \
+  template void launch_planes_gather<T, math>(IgemmTile, const device::Launch&, const GatherParams&);     \
+  template void launch_planes_wgrad<T, math>(IgemmTile, const device::Launch&, const WgradParams&);
 
 }  // namespace fastconv::kernels

@@ -46,5 +46,10 @@ template <class T, Math Products>
 void launch_igemm_gather(IgemmTile tile, int copy_bytes, const device::Launch& launch, const GatherParams& params);
 template <class T, Math Products>
 void launch_igemm_wgrad(IgemmTile tile, int copy_bytes, const device::Launch& launch, const WgradParams& params);
+// The same on channels first, pointwise (igemm_planes.h): in whole copies, but by elements in the square tile.
+template <class T, Math Products>
+void launch_planes_gather(IgemmTile tile, const device::Launch& launch, const GatherParams& params);
+template <class T, Math Products>
+void launch_planes_wgrad(IgemmTile tile, const device::Launch& launch, const WgradParams& params);
 
 }  // namespace fastconv::kernels

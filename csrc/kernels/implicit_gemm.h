@@ -167,8 +167,6 @@ void igemm_wgrad(const FC_GRID_CONSTANT WgradParams p) {
   using Right = typename Config::Right;
   constexpr int depth = Config::LeftTile::depth;
   const SharedBytes ring = dynamic_shared<unsigned char>();
-  FC_STATIC_SHARED(int64_t, table_offset, 2 * depth);
-  FC_STATIC_SHARED(int, table_at, 8 * depth);
 
   int index = int(blockIdx.x);
   const int first_row = index % p.row_tiles * Tiling::rows;
@@ -182,9 +180,19 @@ void igemm_wgrad(const FC_GRID_CONSTANT WgradParams p) {
   const int64_t start = slice * p.slice_length, rest = positions.volume() - start;
   const int length = int(rest < p.slice_length ? rest : p.slice_length);
   typename Config::Sums sums;
-  Left left(p, group, first_row, start, length);
-  Right right(p, axis, positions, group, first_column, start, {table_offset, table_at});
-  multiply_stages<Config>(sums, left, right, ring, (length + depth - 1) / depth);
+  const int steps = (length + depth - 1) / depth;
+  if constexpr (has_table<Right>::value) {
+    FC_STATIC_SHARED(int64_t, table_offset, 2 * depth);
+    FC_STATIC_SHARED(int, table_at, 8 * depth);
+    Left left(p, group, first_row, start, length);
+    Right right(p, axis, positions, group, first_column, start, {table_offset, table_at});
+    multiply_stages<Config>(sums, left, right, ring, steps);
+  } else {
+    const int plane = axis[0].positions * axis[1].positions * axis[2].positions;
+    Left left(p.gy, p.gy_strides, plane, group, first_row, p.rows, start, length);
+    Right right(p.x, p.x_strides, plane, group, first_column, p.columns, start, length);
+    multiply_stages<Config>(sums, left, right, ring, steps);
+  }
 
   const int row = first_row + Tiling::first_row(), column = first_column + Tiling::first_column();
   const int64_t place = ((int64_t(slice) * p.groups + group) * p.rows + row) * p.columns + column;

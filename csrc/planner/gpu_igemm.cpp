@@ -11,7 +11,7 @@ using namespace kernels;
 constexpr BlockTile block_of(const IgemmShape& shape) { return {shape.rows, shape.columns}; }
 
 // How the operands are read.
-enum class Reading : uint8_t { native, packed, columns };
+enum class Reading : uint8_t { native, packed, columns, planes };
 
 Lowering lowering_of(const ConvProblem& p, Pass pass, Reading reading) {
   if (reading == Reading::columns) return by_columns(p, pass);
@@ -21,8 +21,11 @@ Lowering lowering_of(const ConvProblem& p, Pass pass, Reading reading) {
 int64_t stage_depth(const IgemmShape& shape, const ConvProblem& p) { return shape.depth_bytes / size_of(p.dtype); }
 int64_t vector_of(const ConvProblem& p) { return 16 / size_of(p.dtype); }
 
-// The widest copy that the channels of both operands allow: they are contiguous, and whole copies make them up.
-int copy_bytes(const ConvProblem& p) {
+// The widest copy that the channels of both operands allow: they are contiguous, and whole copies make them up. By
+// planes, of the filter: refuse_planes sees to it.
+int copy_bytes(const ConvProblem& p, Reading reading, IgemmTile tile) {
+  if (reading == Reading::planes && tile != IgemmTile::square) return 16;
+  if (reading == Reading::planes) return int(size_of(p.dtype));
   for (int bytes : igemm_copy_bytes) {
     const int64_t elements = bytes / size_of(p.dtype);
     if (elements > 0 && p.c_per_group() % elements == 0 && p.k_per_group() % elements == 0) return bytes;
@@ -60,10 +63,25 @@ Slices wgrad_slices(const Lowering& lowering, const IgemmShape& shape, PlanOptio
   return slices_of(p, tiles, options, stage_depth(shape, p));
 }
 
+// Channels first, pointwise: by planes, four positions at a time, in all but the square tile.
+std::string refuse_planes(const ConvProblem& p, Pass pass, IgemmTile tile) {
+  if (p.layout != Layout::nchw) return "reads channels first";
+  for (int i = 0; i < 3; ++i)
+    if (p.filter[i] != 1 || p.in[i] != p.out[i] || p.pad_lo[i] != 0) return "pointwise only: 1x1, stride 1, no padding";
+  if (volume(p.in) == 1) return "one position: channels last is the same";
+  if (tile == IgemmTile::square) return "";
+  if (volume(p.in) % 4 != 0) return concat(volume(p.in), " positions a plane, not a multiple of 4: the 64x64 tile");
+  if (pass != Pass::wgrad && p.c_per_group() % vector_of(p) != 0)
+    return concat(p.c_per_group(), " input channels a group, not a multiple of ", vector_of(p), ": the 64x64 tile");
+  return "";
+}
+
 template <IgemmTile tile, Reading reading>
 std::string refuse(const ConvProblem& p, Pass pass, const PlanOptions& options) {
   if (auto reason = refuse_products(p, pass, options, tile); !reason.empty()) return reason;
   if (reading == Reading::native && p.layout != Layout::nhwc) return "reads channels last";
+  if (reading == Reading::planes)
+    if (auto reason = refuse_planes(p, pass, tile); !reason.empty()) return reason;
   if (auto reason = refuse_size(p); !reason.empty()) return reason;
   if (reading == Reading::columns && pass == Pass::dgrad)
     return "dgrad would add up columns that were rounded: computes fprop and wgrad only";
@@ -74,7 +92,7 @@ std::string refuse(const ConvProblem& p, Pass pass, const PlanOptions& options) 
   if (auto reason = refuse_size(inner); !reason.empty()) return reason;
   if (pass != Pass::wgrad)
     if (auto reason = refuse_taps(inner); !reason.empty()) return reason;
-  const int bytes = copy_bytes(inner);
+  const int bytes = copy_bytes(inner, reading, tile);
   if (!visit_dtype(p.dtype, [&](auto t) { return has_copy<decltype(t)>(tile, bytes); }))
     return concat(p.c_per_group(), " and ", p.k_per_group(), " channels a group allow copies of ", bytes,
                   " bytes: the 64x64 tile has them");
@@ -104,7 +122,7 @@ Cost cost(const ConvProblem& p, Pass pass, const PlanOptions& options) {
   const Lowering lowering = lowering_of(p, pass, reading);
   const ConvProblem& inner = lowering.inner;
   const Cost gemm = gemm_cost(inner, pass, options, block_of(shape), stage_depth(shape, inner),
-                              efficiency_of(shape, copy_bytes(inner)), tensor_peak(p, options));
+                              efficiency_of(shape, copy_bytes(inner, reading, tile)), tensor_peak(p, options));
   return gemm + packing_cost(lowering);
 }
 
@@ -116,6 +134,7 @@ using Products = std::integral_constant<Math, math>;
 // Runs a pass with the addresses at hand; misaligned ones (a slice of a bigger buffer) are copied in what fits them.
 struct Run {
   Lowering lowering;
+  Reading reading = Reading::native;
   GatherParams gather{};
   WgradParams wgrad{};
   Pass pass = Pass::fprop;
@@ -124,7 +143,7 @@ struct Run {
   int64_t blocks = 0;
   PlanOptions options;
 
-  Run(const Lowering& how, Pass which, const PlanOptions& with, const Slices& slices, IgemmTile in);
+  Run(const Lowering& how, Reading read, Pass which, const PlanOptions& with, const Slices& slices, IgemmTile in);
 
   void operator()(const ConvArgs& args) const {
     const device::DeviceScope scope(options.device);
@@ -144,7 +163,7 @@ struct Run {
  private:
   void at_any_address(const ConvArgs& args) const {
     const Slices slices{wgrad.slices ? wgrad.slices : 1, wgrad.slice_length};
-    Run(lowering, pass, options, slices, IgemmTile::square)(args);
+    Run(lowering, reading, pass, options, slices, IgemmTile::square)(args);
   }
 
   void run_gather(device::Launch& launch, int fits, const ConvArgs& args) const {
@@ -153,7 +172,10 @@ struct Run {
     now.vector_stores = gather.vector_stores && aligned(args.out, 16) && aligned(args.bias, 16);
     name_gather_regions(launch, lowering.inner, lowering.outer, pass, args);
     visit([&](auto t, auto products) {
-      launch_igemm_gather<decltype(t), decltype(products)::value>(tile, fits, launch, now);
+      using T = decltype(t);
+      constexpr Math math = decltype(products)::value;
+      if (reading == Reading::planes) return launch_planes_gather<T, math>(tile, launch, now);
+      launch_igemm_gather<T, math>(tile, fits, launch, now);
     });
   }
 
@@ -163,7 +185,10 @@ struct Run {
     now.vector_stores = wgrad.vector_stores && aligned(now.out, 16);
     name_wgrad_regions(launch, lowering.inner, now);
     visit([&](auto t, auto products) {
-      launch_igemm_wgrad<decltype(t), decltype(products)::value>(tile, fits, launch, now);
+      using T = decltype(t);
+      constexpr Math math = decltype(products)::value;
+      if (reading == Reading::planes) return launch_planes_wgrad<T, math>(tile, launch, now);
+      launch_igemm_wgrad<T, math>(tile, fits, launch, now);
     });
     if (lowering.unpacks) return unpack(lowering, args, now.slices);
     if (now.partial) sum_slices(lowering.inner.dtype, args, lowering.inner.w_elements(), now.slices);
@@ -178,11 +203,11 @@ struct Run {
   }
 };
 
-Run::Run(const Lowering& how, Pass which, const PlanOptions& with, const Slices& slices, IgemmTile in)
-    : lowering(how), pass(which), tile(in), options(with) {
+Run::Run(const Lowering& how, Reading read, Pass which, const PlanOptions& with, const Slices& slices, IgemmTile in)
+    : lowering(how), reading(read), pass(which), tile(in), options(with) {
   const ConvProblem& p = lowering.inner;
   const BlockTile block = block_of(shape_of(tile));
-  bytes = copy_bytes(p);
+  bytes = copy_bytes(p, reading, tile);
   blocks = tiles_of(p, gemm_of(p, pass), block) * slices.count;
   if (pass != Pass::wgrad) {
     gather = lowered_params(lowering, pass, block, vector_of(p));
@@ -200,7 +225,7 @@ Prepared<ConvProblem> prepare(const ConvProblem& p, Pass pass, const PlanOptions
   const ConvProblem& inner = lowering.inner;
   const Gemm gemm = gemm_of(inner, pass);
   const Slices slices = pass == Pass::wgrad ? wgrad_slices(lowering, shape, options) : Slices{};
-  const Run run(lowering, pass, options, slices, tile);
+  const Run run(lowering, reading, pass, options, slices, tile);
   Prepared<ConvProblem> prepared;
   prepared.launch = run;
   prepared.workspace_bytes = lowering.packed_bytes();
@@ -216,14 +241,14 @@ Prepared<ConvProblem> prepare(const ConvProblem& p, Pass pass, const PlanOptions
 template <IgemmTile tile, Reading reading>
 Kernel<ConvProblem> entry(const char* name, const char* summary) {
   // Padded channels shift the sum's order: a family of its own.
-  constexpr const char* families[] = {"igemm", "igemm_packed", "im2col"};
+  constexpr const char* families[] = {"igemm", "igemm_packed", "im2col", "igemm_planes"};
   return {name, summary, refuse<tile, reading>, cost<tile, reading>, prepare<tile, reading>, families[int(reading)]};
 }
 
 }  // namespace
 
 std::vector<Kernel<ConvProblem>> igemm_entries() {
-  constexpr auto native = Reading::native, packed = Reading::packed;
+  constexpr auto native = Reading::native, packed = Reading::packed, planes = Reading::planes;
   return {
       entry<IgemmTile::large, native>("igemm_128x128", "implicit GEMM on tensor cores (mma.sync), 128x128 tile"),
       entry<IgemmTile::tall, native>("igemm_64x128", "the same, 64x128 tile: few output channels"),
@@ -232,6 +257,9 @@ std::vector<Kernel<ConvProblem>> igemm_entries() {
                                       "operands packed first: channels first, odd channels, few channels a group"),
       entry<IgemmTile::tall, packed>("igemm_packed_64x128", "the same, 64x128 tile"),
       entry<IgemmTile::square, packed>("igemm_packed_64x64", "the same, 64x64 tile"),
+      entry<IgemmTile::large, planes>("igemm_planes_128x128", "pointwise on channels first, read as they lie"),
+      entry<IgemmTile::tall, planes>("igemm_planes_64x128", "the same, 64x128 tile"),
+      entry<IgemmTile::square, planes>("igemm_planes_64x64", "the same, 64x64 tile, element by element: odd planes"),
       entry<IgemmTile::tall, Reading::columns>("im2col", "columns written out, then the 64x128 tile: a baseline"),
   };
 }

@@ -1,0 +1,102 @@
+// The operands of a pointwise convolution (1x1, stride 1) as they lie in channels first: a channel's positions are
+// contiguous, so that they are a tile's columns in fprop and dgrad and its depth in wgrad. Nothing is gathered.
+//
+//              left (rows)                          right (columns)
+//   fprop      FilterRows     w[k, c]               PlaneColumns  x[c, (n p q)]
+//   dgrad      FilterColumns  w[k, c]               PlaneColumns  gy[k, (n p q)]
+//   wgrad      PlaneRows      gy[k, (n p q)]        PlaneRows     x[c, (n p q)]
+// A copy never leaves its sample: planes are whole copies.
+#pragma once
+
+#include "kernels/igemm_operands.h"
+
+namespace fastconv::kernels {
+
+// fprop's and dgrad's source: a row is a channel, contiguous along the positions of a sample.
+template <class Copy>
+class PlaneColumns {
+  using T = typename Copy::T;
+
+ public:
+  FC_DEVICE PlaneColumns(const GatherParams& p, const GatherBlock& block, const Extents& positions) {
+    const Position position = Position::at(block.first_column + Copy::column(), positions);
+    on_ = position.within(positions), left_ = p.channels - Copy::row();
+    channel_ = p.source_strides.channel;
+    from_ = static_cast<const T*>(p.source) + block.group * p.source_strides.group + Copy::row() * channel_ +
+            position_lattice(block.axis, p.source_strides).offset(position);
+  }
+
+  FC_DEVICE void fetch(const SharedBytes& tile) {
+    FC_UNROLL
+    for (int i = 0; i < Copy::passes; ++i)
+      Copy::copy(tile, i, from_ + i * Copy::pass_rows * channel_, on_ && i * Copy::pass_rows < left_);
+    from_ += Copy::Tile::depth * channel_, left_ -= Copy::Tile::depth;
+  }
+
+ private:
+  const T* from_;
+  int64_t channel_;
+  int left_;
+  bool on_;
+};
+
+// wgrad's operands: a row is a channel, contiguous along the positions of a sample; the depth walks the samples.
+template <class Copy>
+class PlaneRows {
+  using T = typename Copy::T;
+
+ public:
+  // `rows` of the tensor's channels in the group; positions from `start`, `length` of them.
+  FC_DEVICE PlaneRows(const void* tensor, const Strides& strides, int plane, int group, int first_row, int rows,
+                      int64_t start, int length)
+      : plane_(plane), rows_(rows - first_row - Copy::row()), left_(length - Copy::column()) {
+    const int64_t position = start + Copy::column(), sample = position / plane;
+    at_ = int(position - sample * plane);
+    jump_ = strides.batch - plane, channel_ = strides.channel;
+    from_ = static_cast<const T*>(tensor) + group * strides.group + (first_row + Copy::row()) * channel_ +
+            sample * strides.batch + at_;
+  }
+
+  FC_DEVICE void fetch(const SharedBytes& tile) {
+    FC_UNROLL
+    for (int i = 0; i < Copy::passes; ++i)
+      Copy::copy(tile, i, from_ + i * Copy::pass_rows * channel_, left_ > 0 && i * Copy::pass_rows < rows_);
+    from_ += Copy::Tile::depth, at_ += Copy::Tile::depth, left_ -= Copy::Tile::depth;
+    while (at_ >= plane_) at_ -= plane_, from_ += jump_;
+  }
+
+ private:
+  const T* from_;
+  int64_t jump_, channel_;
+  int plane_, at_, rows_, left_;
+};
+
+// fprop and dgrad. `Wide`: the filter in 16-byte copies, the planes four elements at a time (of 16-bit types, 14 x 14
+// planes have no more); else element by element.
+template <class T_, Math Products, class Tiling_, bool Transposed, bool Wide>
+struct IgemmPlanes {
+  using T = T_;
+  using Sums = WarpSums<T, Products, Tiling_>;
+  using Tiling = Tiling_;
+  static constexpr int threads = Tiling::threads;
+  static constexpr bool transposed = Transposed;
+  using LeftTile = SharedTile<T, Tiling::rows, Transposed ? Major::tile : Major::depth, Tiling::depth_bytes>;
+  using RightTile = SharedTile<T, Tiling::columns, Major::tile, Tiling::depth_bytes>;
+  using LeftCopy = TileCopy<LeftTile, threads, Wide ? 16 : int(sizeof(T))>;
+  using Left = std::conditional_t<Transposed, FilterColumns<LeftCopy>, FilterRows<LeftCopy>>;
+  using Right = PlaneColumns<TileCopy<RightTile, threads, (Wide ? 4 : 1) * int(sizeof(T))>>;
+};
+
+template <class T_, Math Products, class Tiling_, bool Wide>
+struct IgemmPlanesWgrad {
+  using T = T_;
+  using Sums = WarpSums<T, Products, Tiling_>;
+  using Tiling = Tiling_;
+  static constexpr int threads = Tiling::threads, copy_bytes = (Wide ? 4 : 1) * int(sizeof(T));
+  using LeftTile = SharedTile<T, Tiling::rows, Major::depth, Tiling::depth_bytes>;
+  using RightTile = SharedTile<T, Tiling::columns, Major::depth, Tiling::depth_bytes>;
+  using Left = PlaneRows<TileCopy<LeftTile, threads, copy_bytes>>;
+  using Right = PlaneRows<TileCopy<RightTile, threads, copy_bytes>>;
+};
+
+}  // namespace fastconv::kernels
