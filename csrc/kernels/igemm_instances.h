@@ -45,32 +45,35 @@ void launch_igemm_wgrad(IgemmTile tile, int copy_bytes, const device::Launch& la
   });
 }
 
-// Calls visit(WarpTiling<...>{}, std::bool_constant<in whole copies>{}).
-template <Math Products, class Visit>
+// Calls visit(WarpTiling<...>{}, std::integral_constant<int, copy bytes>{}).
+template <class T, Math Products, class Visit>
 void visit_planes(IgemmTile tile, Visit&& visit) {
+  using Element = std::integral_constant<int, int(sizeof(T))>;
+  using Four = std::integral_constant<int, 4 * int(sizeof(T))>;
   if constexpr (has_math(IgemmTile::large, Products)) {
-    if (tile == IgemmTile::large) return visit(TilingOf<IgemmTile::large>{}, std::true_type{});
+    if (tile == IgemmTile::large) return visit(TilingOf<IgemmTile::large>{}, Four{});
   }
-  if (tile == IgemmTile::tall) return visit(TilingOf<IgemmTile::tall>{}, std::true_type{});
-  visit(TilingOf<IgemmTile::square>{}, std::false_type{});
+  if (tile == IgemmTile::tall) return visit(TilingOf<IgemmTile::tall>{}, Four{});
+  visit(TilingOf<IgemmTile::square>{}, Element{});
 }
 
 template <class T, Math Products>
 void launch_planes_gather(IgemmTile tile, const device::Launch& launch, const GatherParams& params) {
-  visit_planes<Products>(tile, [&](auto tiling, auto wide) {
+  visit_planes<T, Products>(tile, [&](auto tiling, auto bytes) {
     using Tiling = decltype(tiling);
     if (params.transposed) {
-      device::launch(igemm_gather<IgemmPlanes<T, Products, Tiling, true, decltype(wide)::value>>, launch, params);
+      device::launch(igemm_gather<IgemmPlanes<T, Products, Tiling, true, decltype(bytes)::value>>, launch, params);
     } else {
-      device::launch(igemm_gather<IgemmPlanes<T, Products, Tiling, false, decltype(wide)::value>>, launch, params);
+      device::launch(igemm_gather<IgemmPlanes<T, Products, Tiling, false, decltype(bytes)::value>>, launch, params);
     }
   });
 }
 
 template <class T, Math Products>
 void launch_planes_wgrad(IgemmTile tile, const device::Launch& launch, const WgradParams& params) {
-  visit_planes<Products>(tile, [&](auto tiling, auto wide) {
-    device::launch(igemm_wgrad<IgemmPlanesWgrad<T, Products, decltype(tiling), decltype(wide)::value>>, launch, params);
+  visit_planes<T, Products>(tile, [&](auto tiling, auto bytes) {
+    device::launch(igemm_wgrad<IgemmPlanesWgrad<T, Products, decltype(tiling), decltype(bytes)::value>>, launch,
+                   params);
   });
 }
 

@@ -19,30 +19,24 @@ namespace fastconv::kernels {
 template <class Copy>
 class FilterRows {
   using T = typename Copy::T;
-  static constexpr int pointers = Copy::passes <= 4 ? Copy::passes : 1;  // of narrow copies there are many passes
 
  public:
   FC_DEVICE FilterRows(const GatherParams& p, const GatherBlock& block, int depth) {
     const int row = block.first_row + Copy::row();
-    pass_ = Copy::pass_rows * p.filter_row * int(sizeof(T));
-    FC_UNROLL
-    for (int i = 0; i < pointers; ++i)
-      row_[i] = (block.group * p.filter_group + row * p.filter_row + Copy::column()) * int(sizeof(T)) + i * pass_;
-    filter_ = static_cast<const char*>(p.filter);
-    rows_ = p.rows - row, left_ = depth - Copy::column();
+    row_ = unsigned(p.filter_row), rows_ = p.rows - row, left_ = depth - Copy::column();
+    from_ = static_cast<const T*>(p.filter) + block.group * p.filter_group + int64_t(row) * row_ + Copy::column();
   }
 
   FC_DEVICE void fetch(const SharedBytes& tile) {
     FC_UNROLL
     for (int i = 0; i < Copy::passes; ++i)
-      Copy::copy(tile, i, as<T>(filter_ + ((pointers > 1 ? row_[i % pointers] : row_[0] + i * pass_) + offset_)),
-                 left_ > 0 && i * Copy::pass_rows < rows_);
-    offset_ += Copy::Tile::depth * int(sizeof(T)), left_ -= Copy::Tile::depth;
+      Copy::copy(tile, i, from_ + uint64_t(row_) * unsigned(i * Copy::pass_rows), left_ > 0 && i * Copy::pass_rows < rows_);
+    from_ += Copy::Tile::depth, left_ -= Copy::Tile::depth;
   }
 
  private:
-  const char* filter_;
-  int64_t row_[pointers], pass_, offset_ = 0;  // bytes
+  const T* from_;
+  unsigned row_;
   int rows_, left_;
 };
 

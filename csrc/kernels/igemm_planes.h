@@ -21,21 +21,21 @@ class PlaneColumns {
   FC_DEVICE PlaneColumns(const GatherParams& p, const GatherBlock& block, const Extents& positions) {
     const Position position = Position::at(block.first_column + Copy::column(), positions);
     on_ = position.within(positions), left_ = p.channels - Copy::row();
-    channel_ = p.source_strides.channel;
-    from_ = static_cast<const T*>(p.source) + block.group * p.source_strides.group + Copy::row() * channel_ +
+    channel_ = unsigned(p.source_strides.channel);
+    from_ = static_cast<const T*>(p.source) + block.group * p.source_strides.group + int64_t(Copy::row()) * channel_ +
             position_lattice(block.axis, p.source_strides).offset(position);
   }
 
   FC_DEVICE void fetch(const SharedBytes& tile) {
     FC_UNROLL
     for (int i = 0; i < Copy::passes; ++i)
-      Copy::copy(tile, i, from_ + i * Copy::pass_rows * channel_, on_ && i * Copy::pass_rows < left_);
-    from_ += Copy::Tile::depth * channel_, left_ -= Copy::Tile::depth;
+      Copy::copy(tile, i, from_ + uint64_t(channel_) * unsigned(i * Copy::pass_rows), on_ && i * Copy::pass_rows < left_);
+    from_ += uint64_t(channel_) * unsigned(Copy::Tile::depth), left_ -= Copy::Tile::depth;
   }
 
  private:
   const T* from_;
-  int64_t channel_;
+  unsigned channel_;
   int left_;
   bool on_;
 };
@@ -52,28 +52,29 @@ class PlaneRows {
       : plane_(plane), rows_(rows - first_row - Copy::row()), left_(length - Copy::column()) {
     const int64_t position = start + Copy::column(), sample = position / plane;
     at_ = int(position - sample * plane);
-    jump_ = strides.batch - plane, channel_ = strides.channel;
-    from_ = static_cast<const T*>(tensor) + group * strides.group + (first_row + Copy::row()) * channel_ +
+    jump_ = strides.batch - plane, channel_ = unsigned(strides.channel);
+    from_ = static_cast<const T*>(tensor) + group * strides.group + int64_t(first_row + Copy::row()) * channel_ +
             sample * strides.batch + at_;
   }
 
   FC_DEVICE void fetch(const SharedBytes& tile) {
     FC_UNROLL
     for (int i = 0; i < Copy::passes; ++i)
-      Copy::copy(tile, i, from_ + i * Copy::pass_rows * channel_, left_ > 0 && i * Copy::pass_rows < rows_);
+      Copy::copy(tile, i, from_ + uint64_t(channel_) * unsigned(i * Copy::pass_rows), left_ > 0 && i * Copy::pass_rows < rows_);
     from_ += Copy::Tile::depth, at_ += Copy::Tile::depth, left_ -= Copy::Tile::depth;
     while (at_ >= plane_) at_ -= plane_, from_ += jump_;
   }
 
  private:
   const T* from_;
-  int64_t jump_, channel_;
+  int64_t jump_;
+  unsigned channel_;
   int plane_, at_, rows_, left_;
 };
 
-// fprop and dgrad. `Wide`: the filter in 16-byte copies, the planes four elements at a time (of 16-bit types, 14 x 14
-// planes have no more); else element by element.
-template <class T_, Math Products, class Tiling_, bool Transposed, bool Wide>
+// fprop and dgrad. `Bytes`: of a copy of the planes: of four elements (14 x 14 planes of 16-bit types have no more),
+// with the filter in 16-byte copies; or of one element, in the filter, too.
+template <class T_, Math Products, class Tiling_, bool Transposed, int Bytes>
 struct IgemmPlanes {
   using T = T_;
   using Sums = WarpSums<T, Products, Tiling_>;
@@ -82,21 +83,21 @@ struct IgemmPlanes {
   static constexpr bool transposed = Transposed;
   using LeftTile = SharedTile<T, Tiling::rows, Transposed ? Major::tile : Major::depth, Tiling::depth_bytes>;
   using RightTile = SharedTile<T, Tiling::columns, Major::tile, Tiling::depth_bytes>;
-  using LeftCopy = TileCopy<LeftTile, threads, Wide ? 16 : int(sizeof(T))>;
+  using LeftCopy = TileCopy<LeftTile, threads, Bytes == int(sizeof(T)) ? Bytes : 16>;
   using Left = std::conditional_t<Transposed, FilterColumns<LeftCopy>, FilterRows<LeftCopy>>;
-  using Right = PlaneColumns<TileCopy<RightTile, threads, (Wide ? 4 : 1) * int(sizeof(T))>>;
+  using Right = PlaneColumns<TileCopy<RightTile, threads, Bytes>>;
 };
 
-template <class T_, Math Products, class Tiling_, bool Wide>
+template <class T_, Math Products, class Tiling_, int Bytes>
 struct IgemmPlanesWgrad {
   using T = T_;
   using Sums = WarpSums<T, Products, Tiling_>;
   using Tiling = Tiling_;
-  static constexpr int threads = Tiling::threads, copy_bytes = (Wide ? 4 : 1) * int(sizeof(T));
+  static constexpr int threads = Tiling::threads;
   using LeftTile = SharedTile<T, Tiling::rows, Major::depth, Tiling::depth_bytes>;
   using RightTile = SharedTile<T, Tiling::columns, Major::depth, Tiling::depth_bytes>;
-  using Left = PlaneRows<TileCopy<LeftTile, threads, copy_bytes>>;
-  using Right = PlaneRows<TileCopy<RightTile, threads, copy_bytes>>;
+  using Left = PlaneRows<TileCopy<LeftTile, threads, Bytes>>;
+  using Right = PlaneRows<TileCopy<RightTile, threads, Bytes>>;
 };
 
 }  // namespace fastconv::kernels

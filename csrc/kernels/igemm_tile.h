@@ -74,9 +74,9 @@ class Fragments {
     const int lane = int(threadIdx.x) % 32, half_tile = Left ? lane / 8 % 2 : lane / 16,
               half_depth = Left ? lane / 16 : lane / 8 % 2;
     if constexpr (Tile::depth_major) {
+      const int at = Tile::at(first + 8 * half_tile + lane % 8, half_depth);
       FC_UNROLL
-      for (int step = 0; step < Tile::steps; ++step)
-        at_[step] = Tile::at(first + 8 * half_tile + lane % 8, 2 * step + half_depth);
+      for (int step = 0; step < Tile::steps; ++step) at_[step] = at ^ step * 32;  // two chunks further
     } else if constexpr (!Tile::by_word) {
       FC_UNROLL
       for (int i = 0; i < Parts; ++i) at_[i] = Tile::at(8 * half_depth + lane % 8, first / 8 + half_tile + 2 * i);

@@ -34,9 +34,11 @@ FC_DEVICE void multiply_stages(Sums& sums, Left& left, Right& right, const Share
   using LeftTile = typename Config::LeftTile;
   using RightTile = typename Config::RightTile;
   constexpr int stages = Tiling::stages, stage_bytes = LeftTile::bytes + RightTile::bytes;
-  const auto fetch = [&](int step) {
-    const SharedBytes stage = ring + step % stages * stage_bytes;
+  int filled = 0, read = 0;  // slots of the ring, in bytes
+  const auto fetch = [&] {
+    const SharedBytes stage = ring + filled;
     left.fetch(stage), right.fetch(stage + LeftTile::bytes);
+    filled = filled == (stages - 1) * stage_bytes ? 0 : filled + stage_bytes;
   };
   const auto tabulate = [&] {
     if constexpr (has_table<Right>::value) right.tabulate();
@@ -45,7 +47,7 @@ FC_DEVICE void multiply_stages(Sums& sums, Left& left, Right& right, const Share
   FC_NO_UNROLL
   for (int step = 0; step < stages - 1; ++step) {
     if constexpr (has_table<Right>::value) sync_threads();
-    if (step < steps) fetch(step);
+    if (step < steps) fetch();
     cp_async_commit();
     tabulate();
   }
@@ -55,11 +57,12 @@ FC_DEVICE void multiply_stages(Sums& sums, Left& left, Right& right, const Share
   for (int step = 0; step < steps; ++step) {
     cp_async_wait<stages - 2>();
     sync_threads();
-    if (step + stages - 1 < steps) fetch(step + stages - 1);
+    if (step + stages - 1 < steps) fetch();
     cp_async_commit();
     tabulate();
-    const SharedBytes stage = ring + step % stages * stage_bytes;
+    const SharedBytes stage = ring + read;
     sums.multiply(left_part, right_part, stage, stage + LeftTile::bytes);
+    read = read == (stages - 1) * stage_bytes ? 0 : read + stage_bytes;
   }
   cp_async_wait<0>();
   sync_threads();  // the epilogue's scratch lies over the ring
