@@ -30,6 +30,7 @@ CASES = (
     conv("pointwise, half a vector left", 3, 136, 200, (6, 10), 1),
     conv("pointwise, groups", 2, 48, 96, (4, 6), 1, 1, 0, 1, 3),
     conv("pointwise, odd channels", 2, 5, 11, (3, 8), 1),
+    conv("odd output channels", 2, 16, 21, (7, 6), 3, 1, 1),
     conv("one channel", 2, 1, 1, (6, 5), 3, 1, 1),
     conv("four a group", 1, 64, 64, (7, 8), 3, 1, 1, 1, 16),
     conv("all groups in one, padded", 1, 9, 15, (6, 5), 3, 1, 1, 1, 3),
@@ -99,6 +100,11 @@ def test_only_what_is_odd_is_packed(driver: Driver) -> None:
     assert detail(grouped, "fprop", "nhwc").endswith("packs weight, 8 groups in one")
     patches = conv("patches", 2, 3, 64, (16, 32), 16, 16)
     assert detail(patches, "fprop", "nhwc").endswith("copies of 16 bytes, 16 columns taken as channels")
+    head = conv("odd output channels", 2, 64, 21, (8, 8), 3, 1, 1)
+    assert KERNEL not in driver.kernels(head, "fprop", "float16", "nhwc")
+    assert driver.conv_plan(head, "fprop", "float16", "nhwc", "igemm_64x128").detail.endswith("copies of 16 bytes")
+    assert "packs gy and weight" in detail(head, "dgrad", "nhwc")
+    assert detail(head, "wgrad", "nhwc").endswith("packs gy, unpacks the result")
     last = conv("one position", 2, 64, 64, (1, 1), 1)
     assert KERNEL not in driver.kernels(last, "fprop", "float16", "nchw")
 

@@ -21,14 +21,15 @@ Lowering lowering_of(const ConvProblem& p, Pass pass, Reading reading) {
 int64_t stage_depth(const IgemmShape& shape, const ConvProblem& p) { return shape.depth_bytes / size_of(p.dtype); }
 int64_t vector_of(const ConvProblem& p) { return 16 / size_of(p.dtype); }
 
-// The widest copy that the channels of both operands allow: they are contiguous, and whole copies make them up. By
-// planes, of the filter: refuse_planes sees to it.
-int copy_bytes(const ConvProblem& p, Reading reading, IgemmTile tile) {
+// The widest copy that the channels of both operands allow: they are contiguous, and whole copies make them up. In
+// fprop those are input channels only. By planes, of the filter: refuse_planes sees to it.
+int copy_bytes(const ConvProblem& p, Pass pass, Reading reading, IgemmTile tile) {
   if (reading == Reading::planes && tile != IgemmTile::square) return 16;
   if (reading == Reading::planes) return int(size_of(p.dtype));
   for (int bytes : igemm_copy_bytes) {
     const int64_t elements = bytes / size_of(p.dtype);
-    if (elements > 0 && p.c_per_group() % elements == 0 && p.k_per_group() % elements == 0) return bytes;
+    if (elements == 0 || p.c_per_group() % elements != 0) continue;
+    if (pass == Pass::fprop || p.k_per_group() % elements == 0) return bytes;
   }
   return int(size_of(p.dtype));
 }
@@ -92,7 +93,7 @@ std::string refuse(const ConvProblem& p, Pass pass, const PlanOptions& options) 
   if (auto reason = refuse_size(inner); !reason.empty()) return reason;
   if (pass != Pass::wgrad)
     if (auto reason = refuse_taps(inner); !reason.empty()) return reason;
-  const int bytes = copy_bytes(inner, reading, tile);
+  const int bytes = copy_bytes(inner, pass, reading, tile);
   if (!visit_dtype(p.dtype, [&](auto t) { return has_copy<decltype(t)>(tile, bytes); }))
     return concat(p.c_per_group(), " and ", p.k_per_group(), " channels a group allow copies of ", bytes,
                   " bytes: the 64x64 tile has them");
@@ -122,7 +123,7 @@ Cost cost(const ConvProblem& p, Pass pass, const PlanOptions& options) {
   const Lowering lowering = lowering_of(p, pass, reading);
   const ConvProblem& inner = lowering.inner;
   const Cost gemm = gemm_cost(inner, pass, options, block_of(shape), stage_depth(shape, inner),
-                              efficiency_of(shape, copy_bytes(inner, reading, tile)), tensor_peak(p, options));
+                              efficiency_of(shape, copy_bytes(inner, pass, reading, tile)), tensor_peak(p, options));
   return gemm + packing_cost(lowering);
 }
 
@@ -207,7 +208,7 @@ Run::Run(const Lowering& how, Reading read, Pass which, const PlanOptions& with,
     : lowering(how), reading(read), pass(which), tile(in), options(with) {
   const ConvProblem& p = lowering.inner;
   const BlockTile block = block_of(shape_of(tile));
-  bytes = copy_bytes(p, reading, tile);
+  bytes = copy_bytes(p, pass, reading, tile);
   blocks = tiles_of(p, gemm_of(p, pass), block) * slices.count;
   if (pass != Pass::wgrad) {
     gather = lowered_params(lowering, pass, block, vector_of(p));

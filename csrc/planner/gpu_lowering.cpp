@@ -39,13 +39,14 @@ Fold fold_of(const ConvProblem& p, Pass pass, int64_t vector) {
   return fold;
 }
 
-// Channels last, whole vectors of channels.
-ConvProblem inner_of(const ConvProblem& outer, const Fold& fold, int64_t vector) {
+// Channels last, whole vectors of channels; output channels as they are in fprop, which never reads them side by side.
+ConvProblem inner_of(const ConvProblem& outer, const Fold& fold, Pass pass) {
+  const int64_t vector = 16 / size_of(outer.dtype);
   ConvProblem p = outer;
   p.layout = Layout::nhwc;
   const int64_t c =
       fold.factor * (fold.factor > 1 ? folded_channels(p.c, fold.factor, vector) : round_up(p.c_per_group(), vector));
-  const int64_t k = round_up(p.k_per_group(), vector);
+  const int64_t k = pass == Pass::fprop ? p.k_per_group() : round_up(p.k_per_group(), vector);
   p.c = p.groups * c, p.k = p.groups * k;
   if (fold.factor == 1) return p;
   p.in[2] /= fold.factor, p.filter[2] = fold.taps / fold.factor, p.stride[2] = 1;
@@ -200,7 +201,7 @@ Lowering packed(const ConvProblem& p, Pass pass) {
   l.outer = with_groups(p, p.groups / merged, merged * p.c_per_group(), merged * p.k_per_group());
   const int64_t c = l.outer.c_per_group(), k = l.outer.k_per_group();
   l.fold = fold_of(l.outer, pass, vector);
-  l.inner = inner_of(l.outer, l.fold, vector);
+  l.inner = inner_of(l.outer, l.fold, pass);
   const PackedOperand x = activations("x", l.outer, c, l.inner.c_per_group() / l.fold.factor, p.in);
   const PackedOperand gy = activations("gy", l.outer, k, l.inner.k_per_group(), p.out);
   const PackedOperand w = weights(p, l);
@@ -217,7 +218,7 @@ Lowering by_columns(const ConvProblem& p, Pass pass) {
   flat.layout = Layout::nhwc, flat.in = p.out;
   flat.filter = flat.stride = flat.dilation = {1, 1, 1}, flat.pad_lo = flat.pad_hi = {0, 0, 0};
   Lowering l;
-  l.outer = p, l.inner = inner_of(flat, l.fold, 16 / size_of(p.dtype)), l.is_identity = false;
+  l.outer = p, l.inner = inner_of(flat, l.fold, pass), l.is_identity = false;
   const PackedOperand w = weights(flat, l);
   l.a = columns(p, l.inner);
   l.b = pass == Pass::wgrad ? activations("gy", p, p.k_per_group(), l.inner.k_per_group(), p.out) : w;
