@@ -57,17 +57,20 @@ def _is_lean(plan: Any, device: torch.device) -> bool:
 
 def conv_launch(
     plan: Any, device: torch.device, dtype: torch.dtype, shape: Ints, strides: Ints
-) -> Callable[[Tensor, Tensor | None, Tensor | None], Tensor]:
-    """``launch(a, b, bias) -> out`` for dense operands (b and bias may be None); ``out`` has this shape and strides."""
+) -> Callable[..., Tensor]:
+    """``launch(a, b, bias, residual=None) -> out`` for dense operands (b and bias may be None); ``out`` has this shape
+    and strides, and so has ``residual``, for a plan that adds one.
+    """
     if _is_lean(plan, device):
         run, empty = plan.run, _empty_strided_cpu
 
-        def lean(a: Tensor, b: Tensor | None, bias: Tensor | None) -> Tensor:
+        def lean(a: Tensor, b: Tensor | None, bias: Tensor | None, residual: Tensor | None = None) -> Tensor:
             out = empty(shape, strides, dtype)
             run(
                 a.data_ptr(),
                 0 if b is None else b.data_ptr(),
                 0 if bias is None else bias.data_ptr(),
+                0 if residual is None else residual.data_ptr(),
                 out.data_ptr(),
                 0,
                 0,
@@ -78,12 +81,13 @@ def conv_launch(
 
     run, allocate = _runner(plan, device), _allocator(shape, strides, dtype, device)
 
-    def launch(a: Tensor, b: Tensor | None, bias: Tensor | None) -> Tensor:
+    def launch(a: Tensor, b: Tensor | None, bias: Tensor | None, residual: Tensor | None = None) -> Tensor:
         out = allocate()
         run(
             a.data_ptr(),
             0 if b is None else b.data_ptr(),
             0 if bias is None else bias.data_ptr(),
+            0 if residual is None else residual.data_ptr(),
             out.data_ptr(),
         )
         return out

@@ -51,19 +51,25 @@ def conv_shapes(case: ConvCase) -> dict[str, tuple[int, ...]]:
 
 def run_conv(
     case: ConvCase, pass_: str, a: torch.Tensor, b: torch.Tensor | None, bias: torch.Tensor | None = None,
-    *, layout: str = "nchw", kernel: str = "direct", threads: int = 2,
+    *, layout: str = "nchw", kernel: str = "direct", threads: int = 2, residual: torch.Tensor | None = None,
+    **epilogue: Any,
 ) -> torch.Tensor:  # fmt: skip
-    """One pass of `case` through `kernel`; operands and result are logical (N, C, ...) or (K, C, ...) tensors."""
+    """One pass of `case` through `kernel`; operands and result are logical (N, C, ...) or (K, C, ...) tensors.
+
+    `epilogue`: activation and slope.
+    """
     name = next(name for name, dtype in DTYPES.items() if dtype == a.dtype)
     problem = _cpu.ConvProblem(**case.arguments(name, layout))
-    plan = _cpu.conv_plan(problem, pass_, kernel=kernel, threads=threads, bias=bias is not None)
+    plan = _cpu.conv_plan(problem, pass_, kernel=kernel, threads=threads, bias=bias is not None,
+                          residual=residual is not None, **epilogue)  # fmt: skip
     shapes = conv_shapes(case)
     shape = {"fprop": shapes["y"], "dgrad": shapes["x"], "wgrad": shapes["w"]}.get(pass_)
     out = fresh(shape, layout, a.dtype) if shape else torch.full(shapes["b"], float("nan"), dtype=a.dtype)
     a = physical(a, layout)
     b = None if b is None else physical(b, layout)
+    residual = None if residual is None else physical(residual, layout)
     workspace = workspace_for(plan)
-    plan.run(address(a), address(b), address(bias), address(out), address(workspace), 0)
+    plan.run(address(a), address(b), address(bias), address(residual), address(out), address(workspace), 0)
     return logical(out, layout) if shape else out
 
 

@@ -119,10 +119,10 @@ class Driver:
     module: ModuleType
     device: str
 
-    def kernels(self, case: ConvCase, pass_: str, dtype: str, layout: str, math: str = "ieee") -> list[str]:
-        """The kernels that accept a pass of the case, all but PyTorch's."""
+    def kernels(self, case: ConvCase, pass_: str, dtype: str, layout: str, **options: object) -> list[str]:
+        """The kernels that accept a pass of the case, all but PyTorch's; ``options``: math, residual, activation."""
         problem = self.module.ConvProblem(**case.arguments(dtype, layout))
-        found = self.module.conv_plan(problem, pass_, math=math).candidates
+        found = self.module.conv_plan(problem, pass_, **options).candidates
         return [each.kernel for each in found if each.accepted and each.kernel != "aten"]
 
     def put(self, tensor: Tensor, layout: str, offset: int = 0) -> Tensor:
@@ -152,15 +152,20 @@ class Driver:
         workspace_limit: int = -1,
         math: str = "ieee",
         bias: Tensor | None = None,
+        residual: Tensor | None = None,
+        **epilogue: object,
     ) -> Tensor:
-        """One pass of the case, back in host memory; fprop with the operands' bias, dgrad with ``bias``."""
+        """One pass of the case, back in host memory; fprop with the operands' bias, dgrad with ``bias``. ``epilogue``:
+        activation and slope.
+        """
         dtype = next(name for name, each in DTYPES.items() if each == operands.x.dtype)
         added = operands.bias if pass_ == "fprop" else bias
-        plan = self.conv_plan(
-            case, pass_, dtype, layout, kernel, workspace_limit=workspace_limit, bias=added is not None, math=math
-        )
+        options = {"workspace_limit": workspace_limit, "bias": added is not None, "math": math}
+        options |= {"residual": residual is not None, **epilogue}
+        plan = self.conv_plan(case, pass_, dtype, layout, kernel, **options)
         x, w, gy = (self.put(t, layout, offset) for t in (operands.x, operands.w, operands.gy))
         added = None if added is None else added.to(self.device)
+        residual = None if residual is None else self.put(residual, layout, offset)
         a, b, shape = {
             "fprop": (x, w, gy.shape),
             "dgrad": (gy, w, x.shape),
@@ -175,6 +180,7 @@ class Driver:
             a.data_ptr(),
             0 if b is None else b.data_ptr(),
             0 if added is None else added.data_ptr(),
+            0 if residual is None else residual.data_ptr(),
             out.data_ptr(),
             workspace.data_ptr() if plan.workspace_bytes else 0,
             0,

@@ -196,7 +196,7 @@ def test_beyond_two_to_the_31_elements(driver: Driver) -> None:
     exact = conv_oracle(conv("seen", 1, 5, 2, tuple(seen.shape[2:]), 1), "fprop", operands.double())
     plan = driver.conv_plan(case, "fprop", "float16", "nchw", bias=True)
     y = driver.blank(tuple(exact.shape), torch.float16, "nchw")
-    plan.run(x.data_ptr(), operands.w.data_ptr(), operands.bias.data_ptr(), y.data_ptr(), 0, 0)
+    plan.run(x.data_ptr(), operands.w.data_ptr(), operands.bias.data_ptr(), 0, y.data_ptr(), 0, 0)
     assert torch.equal(y, exact.half())
 
 

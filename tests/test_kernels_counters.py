@@ -98,6 +98,28 @@ def test_depthwise(driver: Driver, pass_: str, dtype: str, layout: str) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", (*CONV, conv("depthwise", 1, 64, 64, (16, 16), 3, 1, 1, 1, 64)), ids=lambda c: c.name)
+def test_residual(driver: Driver, case: ConvCase, dtype: str, layout: str) -> None:
+    """What the residual adds to the loads: its bytes, in whole sectors, whichever kernel; to the stores: nothing."""
+    operands = conv_operands(case, dtype)
+    math = "tf32" if dtype == "float32" else "ieee"
+    for kernel in driver.kernels(case, "fprop", dtype, layout, residual=True, math=math):
+        rows = []
+        for residual in (None, operands.gy):
+            _emulator.reset_counters()
+            driver.conv(case, "fprop", operands, layout, kernel, residual=residual, activation="relu", math=math)
+            rows.append(_emulator.counters()[f"{kernel.split('_')[0]}_fprop"])
+        without, with_it = rows
+        loaded = with_it["global_load"]["sectors"] - without["global_load"]["sectors"]
+        if case.groups > 1 and kernel != "depthwise":  # a GEMM of one row a group stores, and reads, element by element
+            assert loaded <= with_it["global_store"]["sectors"], kernel
+            continue
+        assert loaded <= 1.1 * operands.gy.numel() * operands.gy.element_size() / 32, kernel
+        assert with_it["global_store"] == without["global_store"], kernel
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_bias_gradient(driver: Driver, dtype: str, layout: str) -> None:
     counted_conv(driver, conv("bias", 2, 32, 64, (16, 16), 1), "bgrad", dtype, layout, "")
     # A single sum a block (channels first) is one element of a sector: there is nothing to be had.

@@ -27,7 +27,7 @@ def kernels(driver: Driver, case: ConvCase, pass_: str, math: str) -> list[tuple
     return [
         (layout, name)
         for layout in LAYOUTS
-        for name in driver.kernels(case, pass_, "float32", layout, math)
+        for name in driver.kernels(case, pass_, "float32", layout, math=math)
         if name.startswith("igemm")
     ]
 

@@ -11,8 +11,8 @@
 
 namespace fastconv {
 
-inline constexpr size_t run_arguments = 6;
-using Addresses = std::array<uintptr_t, run_arguments>;
+template <size_t Count>
+using Addresses = std::array<uintptr_t, Count>;
 
 class GilReleased {
  public:
@@ -25,13 +25,13 @@ class GilReleased {
   PyThreadState* thread_;
 };
 
-// `run(const Plan&, const Addresses&)` is called without the GIL.
-template <class Plan, void (*run)(const Plan&, const Addresses&)>
+// `run(const Plan&, const Addresses<Count>&)` is called without the GIL.
+template <class Plan, size_t Count, void (*run)(const Plan&, const Addresses<Count>&)>
 PyObject* call_run(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
-  if (count != Py_ssize_t(run_arguments))
-    return PyErr_Format(PyExc_TypeError, "run: expected %zu addresses, got %zd arguments", run_arguments, count);
-  Addresses addresses;
-  for (size_t i = 0; i < run_arguments; ++i) {
+  if (count != Py_ssize_t(Count))
+    return PyErr_Format(PyExc_TypeError, "run: expected %zu addresses, got %zd arguments", Count, count);
+  Addresses<Count> addresses;
+  for (size_t i = 0; i < Count; ++i) {
     addresses[i] = PyLong_AsSize_t(arguments[i]);
     if (addresses[i] == size_t(-1) && PyErr_Occurred()) return nullptr;
   }
@@ -50,10 +50,11 @@ PyObject* call_run(PyObject* self, PyObject* const* arguments, Py_ssize_t count)
 }
 
 // The callable for one plan; it keeps the plan alive.
-template <class Plan, void (*run)(const Plan&, const Addresses&)>
+template <class Plan, size_t Count, void (*run)(const Plan&, const Addresses<Count>&)>
 pybind11::object fast_run(const pybind11::object& plan) {
-  static PyMethodDef method{"run", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&call_run<Plan, run>)),
-                            METH_FASTCALL, "Runs the plan: six addresses as ints, 0 for none; workspace, stream last."};
+  constexpr auto call = &call_run<Plan, Count, run>;
+  static PyMethodDef method{"run", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(call)), METH_FASTCALL,
+                            "Runs the plan: addresses as ints, 0 for none; workspace, stream last."};
   const auto keep_alive = [](PyObject* capsule) { Py_XDECREF(static_cast<PyObject*>(PyCapsule_GetContext(capsule))); };
   auto capsule = pybind11::reinterpret_steal<pybind11::object>(
       PyCapsule_New(const_cast<Plan*>(plan.cast<const Plan*>()), nullptr, keep_alive));

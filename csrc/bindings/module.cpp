@@ -143,13 +143,15 @@ void launch(const Plan<Problem>& plan, const typename args_of<Problem>::type& ar
   plan.prepared.launch(args);
 }
 
-void run_conv(const Plan<ConvProblem>& plan, const Addresses& at) {
-  require(at[0] && at[3], "run: the first operand or the output has no memory");
+void run_conv(const Plan<ConvProblem>& plan, const Addresses<7>& at) {
+  require(at[0] && at[4], "run: the first operand or the output has no memory");
+  require(bool(at[3]) == plan.options.residual, "run: the plan ", plan.options.residual ? "adds a" : "has no",
+          " residual, got ", at[3] ? "an address" : "none");
   launch(plan, {address<const void>(at[0]), address<const void>(at[1]), address<const void>(at[2]),
-                address<void>(at[3]), address<void>(at[4]), address<void>(at[5])});
+                address<const void>(at[3]), address<void>(at[4]), address<void>(at[5]), address<void>(at[6])});
 }
 
-void run_pool(const Plan<PoolProblem>& plan, const Addresses& at) {
+void run_pool(const Plan<PoolProblem>& plan, const Addresses<6>& at) {
   require(at[0] && at[1], "run: the operand or the output has no memory");
   launch(plan, {address<const void>(at[0]), address<void>(at[1]), address<void>(at[2]), address<int64_t>(at[3]),
                 address<void>(at[4]), address<void>(at[5])});
@@ -194,24 +196,29 @@ PYBIND11_MODULE(FASTCONV_MODULE, m) {
       .def_readonly("family", &Candidate::family);
 
   bind_plan<ConvProblem>(m, "ConvPlan")
-      .def_property_readonly("run", &fast_run<Plan<ConvProblem>, run_conv>,
-                             "run(a, b, bias, out, workspace, stream): addresses as ints, 0 for none");
+      .def_property_readonly("epilogue", [](const Plan<ConvProblem>& plan) { return describe_epilogue(plan.options); })
+      .def_property_readonly("run", &fast_run<Plan<ConvProblem>, 7, run_conv>,
+                             "run(a, b, bias, residual, out, workspace, stream): addresses as ints, 0 for none");
   bind_plan<PoolProblem>(m, "PoolPlan")
-      .def_property_readonly("run", &fast_run<Plan<PoolProblem>, run_pool>,
+      .def_property_readonly("run", &fast_run<Plan<PoolProblem>, 6, run_pool>,
                              "run(src, dst, offsets, indices, workspace, stream): addresses as ints, 0 for none");
 
   m.attr("LAST_RESORT_MICROSECONDS") = last_resort_microseconds;  // the price of what only runs if nothing else can
   m.def(
       "conv_plan",
       [](const ConvProblem& problem, const std::string& pass, const std::string& kernel, int64_t workspace_limit,
-         int threads, int device, bool bias, const std::string& math, const std::string& pinned) {
+         int threads, int device, bool bias, const std::string& math, const std::string& pinned, bool residual,
+         const std::string& activation, double slope) {
         PlanOptions options = conv_options(kernel, workspace_limit, threads, device, bias);
         options.math = parse_math(math), options.pinned = pinned;
+        options.residual = residual, options.activation = parse_activation(activation), options.slope = slope;
+        require(parse_pass(pass) == Pass::fprop || refuse_epilogue(options).empty(),
+                "pass_: only fprop adds a residual or applies an activation, got ", pass);
         return make_plan(problem, parse_pass(pass), options);
       },
       py::arg("problem"), py::arg("pass_"), py::kw_only(), py::arg("kernel") = "", py::arg("workspace_limit") = -1,
       py::arg("threads") = 0, py::arg("device") = 0, py::arg("bias") = false, py::arg("math") = "ieee",
-      py::arg("pinned") = "");
+      py::arg("pinned") = "", py::arg("residual") = false, py::arg("activation") = "none", py::arg("slope") = 0.01);
   m.def(
       "pool_plan",
       [](const PoolProblem& problem, const std::string& pass, const std::string& kernel, int64_t workspace_limit,

@@ -11,12 +11,29 @@ BackendInfo backend_info() {
   return {"cpu", true, "", {"cpu"}, {{"isa", cpu::kernels().isa}, {"threads", std::to_string(omp_get_max_threads())}}};
 }
 
+namespace {
+
+// With an epilogue "aten" is the composition: the best plan without one, then PyTorch's operators on its result.
+Cost cost_of_aten(const ConvProblem& p, Pass pass, const PlanOptions& options) {
+  Cost best = cpu::conv_cost(p, pass, options, cpu::Maker::aten);
+  if (refuse_epilogue(options).empty()) return best;
+  PlanOptions plain = options;
+  plain.residual = false, plain.activation = Activation::none;
+  for (const auto& kernel : {cpu::direct_entry(), cpu::depthwise_entry(), cpu::blocked_entry()}) {
+    if (!kernel.refuse(p, pass, plain).empty()) continue;
+    const Cost cost = kernel.cost(p, pass, plain);
+    if (cost.microseconds < best.microseconds) best = cost;
+  }
+  const int operators = int(options.residual) + int(options.activation != Activation::none);
+  best.microseconds += operators * cpu::elementwise_microseconds(p, options);
+  return best;
+}
+
+}  // namespace
+
 const std::vector<Kernel<ConvProblem>>& conv_kernels() {
-  static const std::vector<Kernel<ConvProblem>> table{
-      cpu::direct_entry(), cpu::depthwise_entry(), cpu::blocked_entry(),
-      aten_entry<ConvProblem>([](const ConvProblem& p, Pass pass, const PlanOptions& options) {
-        return cpu::conv_cost(p, pass, options, cpu::Maker::aten);
-      })};
+  static const std::vector<Kernel<ConvProblem>> table{cpu::direct_entry(), cpu::depthwise_entry(), cpu::blocked_entry(),
+                                                      aten_entry<ConvProblem>(cost_of_aten)};
   return table;
 }
 

@@ -13,8 +13,9 @@ int64_t band_bytes(const Correlation& task, DType dtype) {
   return (accumulator_size(dtype) * task.src_channels + kBlock - 1) / kBlock;
 }
 
-std::string refuse(const ConvProblem& p, Pass pass, const PlanOptions&) {
+std::string refuse(const ConvProblem& p, Pass pass, const PlanOptions& options) {
   if (pass != Pass::fprop && pass != Pass::dgrad) return "fprop and dgrad only";
+  if (auto reason = refuse_smooth(options); !reason.empty()) return reason;
   const Correlation task = correlation(p, pass);
   return refuse_band(task.axis, band_bytes(task, p.dtype));
 }
@@ -24,7 +25,7 @@ Cost cost(const ConvProblem& p, Pass pass, const PlanOptions& options) {
 }
 
 Prepared<ConvProblem> prepare(const ConvProblem& p, Pass pass, const PlanOptions& options) {
-  Blocked task{correlation(p, pass), nullptr, 0, nullptr};
+  Blocked task{with_epilogue(correlation(p, pass), options), nullptr, 0, nullptr};
   const auto plan = std::make_shared<BandPlan>(task.problem.axis, band_bytes(task.problem, p.dtype));
   const Band& band = plan->band();
   const int64_t channels = task.problem.src_channels, blocks = (task.problem.dst_channels + kBlock - 1) / kBlock;
@@ -34,7 +35,7 @@ Prepared<ConvProblem> prepare(const ConvProblem& p, Pass pass, const PlanOptions
   const int64_t tasks = p.n * p.groups * band.axis[0].out * band.bands;
   return {[task, plan, tasks, blocks, threads](const ConvArgs& args) {
             Blocked run = task;
-            run.problem.src = args.a, run.problem.w = args.b, run.problem.bias = args.bias, run.problem.dst = args.out;
+            set_addresses(run.problem, args);
             run.packed = args.workspace;
             parallel_for(run.problem.groups * blocks, 4, threads, kernels().blocked_pack, &run);
             parallel_for(tasks, tasks / 64 + 1, threads, kernels().blocked, &run);

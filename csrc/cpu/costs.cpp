@@ -142,6 +142,11 @@ Cost conv_cost(const ConvProblem& p, Pass pass, const PlanOptions& options, Make
   return total(rate, elements, taps, dtype_factor(p.dtype, maker, depthwise), p.flops(pass), p.bytes(pass), options);
 }
 
+double elementwise_microseconds(const ConvProblem& p, const PlanOptions& options) {
+  const double outputs = double(p.y_elements());
+  return total({2, 0.15, 0}, outputs, 0, dtype_factor(p.dtype, Maker::direct, false), outputs, 0, options).microseconds;
+}
+
 Cost pool_cost(const PoolProblem& p, Pass pass, const PlanOptions& options, Maker maker) {
   Cost cost = pool_pass_cost(p, pass, options, maker);
   if (p.kind != PoolKind::max) return cost;

@@ -10,12 +10,13 @@
 namespace fastconv::cpu {
 namespace {
 
-std::string refuse(const ConvProblem& p, Pass pass, const PlanOptions&) {
+std::string refuse(const ConvProblem& p, Pass pass, const PlanOptions& options) {
   if (pass == Pass::gather) return "a convolution has no gather pass";
   if (pass == Pass::bgrad) return "the bias gradient has no filter";
   if (p.c_per_group() != 1) return concat(p.c_per_group(), " input channels per group: not depthwise");
   if (pass == Pass::dgrad && p.k_per_group() != 1)
     return concat(p.k_per_group(), " filters a channel: dgrad takes one");
+  if (auto reason = refuse_epilogue(options); !reason.empty()) return reason;
   const Correlation task = correlation(p, pass == Pass::dgrad ? pass : Pass::fprop);
   return p.layout == Layout::nchw ? refuse_planar(task.axis, accumulator_size(p.dtype)) : refuse_phases(task.axis);
 }

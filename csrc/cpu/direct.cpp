@@ -5,8 +5,8 @@
 namespace fastconv::cpu {
 namespace {
 
-std::string refuse(const ConvProblem&, Pass pass, const PlanOptions&) {
-  return pass == Pass::gather ? "a convolution has no gather pass" : "";
+std::string refuse(const ConvProblem&, Pass pass, const PlanOptions& options) {
+  return pass == Pass::gather ? "a convolution has no gather pass" : refuse_smooth(options);
 }
 
 Cost cost(const ConvProblem& p, Pass pass, const PlanOptions& options) {
@@ -34,9 +34,9 @@ Prepared<ConvProblem> prepare(const ConvProblem& p, Pass pass, const PlanOptions
             },
             0, detail};
   }
-  return {[task = correlation(p, pass), threads](const ConvArgs& args) {
+  return {[task = with_epilogue(correlation(p, pass), options), threads](const ConvArgs& args) {
             Correlation run = task;
-            run.src = args.a, run.w = args.b, run.bias = args.bias, run.dst = args.out;
+            set_addresses(run, args);
             const int64_t rows = run.n * run.groups * run.dst_channels * run.axis[0].out * run.axis[1].out;
             parallel_for(rows, 16, threads, kernels().direct_correlation, &run);
           },

@@ -13,6 +13,19 @@ Correlation correlation(const ConvProblem& problem, Pass pass);
 WeightGradient weight_gradient(const ConvProblem& problem);
 Pooling pooling(const PoolProblem& problem, Pass pass);
 
+inline Correlation with_epilogue(Correlation task, const PlanOptions& options) {
+  task.activation = options.activation, task.slope = options.slope;
+  return task;
+}
+inline void set_addresses(Correlation& task, const ConvArgs& args) {
+  task.src = args.a, task.w = args.b, task.bias = args.bias, task.residual = args.residual, task.dst = args.out;
+}
+// Exponentials are left to PyTorch's vectorised ones: a pass over the result costs less than calls to libm's.
+inline std::string refuse_smooth(const PlanOptions& options) {
+  if (is_piecewise(options.activation)) return "";
+  return concat(name_of(options.activation), " is quicker by PyTorch's vector functions");
+}
+
 Kernel<ConvProblem> direct_entry();
 Kernel<ConvProblem> depthwise_entry();
 Kernel<ConvProblem> blocked_entry();

@@ -61,6 +61,10 @@ struct Correlation {
   const void* w;
   const void* bias;
   void* dst;
+  // fprop's epilogue: dst = activation(... + residual), which lies as dst does, or is null.
+  const void* residual;
+  Activation activation;
+  double slope;
 };
 
 // gw[k, c, tap] = sum over n and outputs of gy[n, k] * x[n, c]. `axis` maps outputs to inputs (forward).

@@ -1,6 +1,7 @@
 // Where a thread is.
 //   fresh_block_index()   blockIdx.x, read anew: what is computed from it is computed again instead of being kept in
 //                         registers since the last time (an epilogue's coordinates, across the main loop)
+//   fresh_thread_index()  threadIdx.x, likewise
 #pragma once
 
 #include "device/types.h"
@@ -13,6 +14,16 @@ FC_DEVICE int fresh_block_index() {
 #else
   int index;
   asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(index));
+  return index;
+#endif
+}
+
+FC_DEVICE int fresh_thread_index() {
+#if defined(FASTCONV_EMULATOR)
+  return int(threadIdx.x);
+#else
+  int index;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
   return index;
 #endif
 }

@@ -29,8 +29,8 @@ FC_DEVICE int source_coordinate(const DirectAxis& a, const Divisor& by_stride, b
 
 // Sum over the taps of one output position for V channels. `filter(tap)` gives V weights.
 template <class T, int V, class Filter>
-FC_DEVICE void depthwise_sum(accumulator_t<T> (&sum)[V], const DepthwiseParams& p, const T* source, const int (&at)[3],
-                             Filter filter) {
+FC_DEVICE void depthwise_sum(Vec<accumulator_t<T>, V>& sum, const DepthwiseParams& p, const T* source,
+                             const int (&at)[3], Filter filter) {
   using A = accumulator_t<T>;
   const GatherParams& g = p.gather;
   int tap = 0;
@@ -64,6 +64,7 @@ void depthwise(const FC_GRID_CONSTANT DepthwiseParams p) {
   int64_t first = int(blockIdx.x);
   int step = depthwise_threads, offset = int(threadIdx.x), lane_channel = 0, first_channel = 0;
   bool on = true;
+  const Epilogue<T> epilogue(g, 0);
   if constexpr (ChannelsLast) {
     const int width = p.lanes * V;  // and a vector more from tap to tap, for the banks
     first_channel = int(blockIdx.x) % p.channel_blocks * width, first = int(blockIdx.x) / p.channel_blocks;
@@ -88,7 +89,7 @@ void depthwise(const FC_GRID_CONSTANT DepthwiseParams p) {
         ChannelsLast ? first_channel + lane_channel : p.by_channels.remainder(position.digit[0], sample);
     const T* source =
         static_cast<const T*>(g.source) + sample * g.source_strides.batch + channel * g.source_strides.group;
-    A sum[V] = {};
+    Vec<A, V> sum{};
     if constexpr (ChannelsLast) {
       const int pitch = (p.lanes + 1) * V;
       depthwise_sum<T, V>(sum, p, source, at,
@@ -97,16 +98,10 @@ void depthwise(const FC_GRID_CONSTANT DepthwiseParams p) {
       const T* w = static_cast<const T*>(g.filter) + int64_t(channel) * taps;
       depthwise_sum<T, V>(sum, p, source, at, [&](int tap) { return Vec<A, V>{{A(widen(load(w + tap)))}}; });
     }
-    Vec<T, V> result;
-    FC_UNROLL
-    for (int e = 0; e < V; ++e) {
-      if (g.bias) sum[e] += A(widen(load(static_cast<const T*>(g.bias) + channel + e)));
-      result[e] = narrow<T>(sum[e]);
-    }
     int64_t o = sample * g.out_strides.batch + channel * g.out_strides.group;
     FC_UNROLL
     for (int i = 0; i < 3; ++i) o += at[i] * g.out_strides.axis[i];
-    store(as<Vec<T, V>>(static_cast<T*>(g.out) + o), result);
+    store(as<Vec<T, V>>(static_cast<T*>(g.out) + o), epilogue.finish(sum, true, channel, 1, o));
   }
 }
 

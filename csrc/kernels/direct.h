@@ -12,6 +12,7 @@
 #pragma once
 
 #include "kernels/block.h"
+#include "kernels/epilogue.h"
 #include "kernels/gemm_tile.h"
 
 namespace fastconv::kernels {
@@ -20,7 +21,8 @@ template <Access Walk>
 constexpr bool channels_last = Walk != Access::nchw;
 
 // Storing the accumulators: row m and the column with offset o go to out[o + m * row_stride]; a negative offset is no
-// column. AlongRows: the rows are contiguous in memory, else the columns. `finish(m, sum)` makes the element.
+// column. AlongRows: the rows are contiguous in memory, else the columns. `finish(sums, on, m, step, place)` makes a
+// vector of elements from sums of rows m, m + step, ...; its code is long, so the loops are not unrolled.
 //
 // Where whole vectors along the contiguous axis are aligned, every thread stores its own.
 template <bool AlongRows, class Element, class T, class Tile, class Offsets, class Finish>
@@ -28,16 +30,16 @@ FC_DEVICE void store_vectors(const Accumulators<T, Tile>& sums, Element* out, in
                              int rows, Offsets column_offset, Finish finish) {
   using S = Accumulators<T, Tile>;
   constexpr int width = AlongRows ? S::row_width : S::column_width, down = AlongRows, across = !AlongRows;
-  FC_UNROLL
+  FC_NO_UNROLL
   for (int j = 0; j < S::columns; j += across ? width : 1) {
     const int64_t offset = column_offset(sums.column(j));
-    FC_UNROLL
+    FC_NO_UNROLL
     for (int i = 0; i < S::rows; i += down ? width : 1) {
       const int m = first_row + sums.row(i);
-      Vec<Element, width> values;
-      FC_UNROLL
-      for (int e = 0; e < width; ++e) values[e] = finish(m + e * down, sums.sum[i + e * down][j + e * across]);
-      store_if(m < rows && offset >= 0, as<Vec<Element, width>>(out + offset + m * row_stride), values);
+      const bool on = m < rows && offset >= 0;
+      const int64_t place = offset + m * row_stride;
+      const Vec<Element, width> values = finish(sums.template vector<AlongRows, width>(i, j), on, m, down, place);
+      store_if(on, as<Vec<Element, width>>(out + place), values);
     }
   }
 }
@@ -54,23 +56,23 @@ FC_DEVICE void store_elements(const Accumulators<T, Tile>& sums, const Shared<ac
   const int lane = int(threadIdx.x) % 32, lane_row = lane / 8, lane_column = lane % 8;
   const Shared<A> mine = scratch + int(threadIdx.x) / 32 * 32 * width;
   const int put_at = (AlongRows ? lane_column * 4 + lane_row : lane) * width;
-  FC_UNROLL
+  FC_NO_UNROLL
   for (int j = 0; j < S::columns; j += across ? width : 1) {
     // Columns side by side: the one that this lane will store; else its own.
     const int64_t offset = column_offset(across ? sums.column(j) - lane_column * width + lane % run : sums.column(j));
-    FC_UNROLL
+    FC_NO_UNROLL
     for (int i = 0; i < S::rows; i += down ? width : 1) {
-      Vec<A, width> values;
-      FC_UNROLL
-      for (int e = 0; e < width; ++e) values[e] = sums.sum[i + e * down][j + e * across];
-      mine.template store_as<Vec<A, width>>(put_at, values);
+      mine.template store_as<Vec<A, width>>(put_at, sums.template vector<AlongRows, width>(i, j));
       sync_warp();
-      FC_UNROLL
+      FC_NO_UNROLL
       for (int q = 0; q < width; ++q) {
         const int at = lane + 32 * q;
         const int m = first_row + sums.row(i) - lane_row * S::row_width + (down ? at % run : at / run * S::row_width);
         const int64_t o = across ? offset : shuffle(full_warp, offset, at / run);
-        store_if(m < rows && o >= 0, out + o + m * row_stride, finish(m, mine.load(at)));
+        const bool on = m < rows && o >= 0;
+        const int64_t place = o + m * row_stride;
+        const Vec<Element, 1> value = finish(Vec<A, 1>{{mine.load(at)}}, on, m, 1, place);
+        store_if(on, out + place, value[0]);
       }
       sync_warp();
     }
@@ -98,7 +100,7 @@ struct GatherConfig {
   using Source = Operand<T, SourceSweep, Tile::columns, first_axis, Spot>;
 };
 
-// The bias is added and the result narrowed; digits of the columns give their place in the output.
+// Digits of the columns give their place in the output.
 template <class Config, class Sums, class A>
 FC_DEVICE void gather_epilogue(const GatherParams& p, const GatherBlock& block, const Sums& sums,
                                const Shared<A>& scratch) {
@@ -115,9 +117,9 @@ FC_DEVICE void gather_epilogue(const GatherParams& p, const GatherBlock& block, 
     const Position position = Position::at(block.first_column + column, positions);
     return position.within(positions) ? lattice.offset(position) : int64_t(-1);
   };
-  const T* bias = static_cast<const T*>(p.bias) + (p.bias ? block.group * p.rows : 0);
-  const auto finish = [&](int row, A sum) {
-    return narrow<T>(p.bias ? sum + A(widen(load_if(row < p.rows, bias + row))) : sum);
+  const Epilogue<T> epilogue(p, block.group * p.rows);
+  const auto finish = [&](const auto& values, bool on, int row, int step, int64_t place) {
+    return epilogue.finish(values, on, row, step, place);
   };
   constexpr bool along_rows = channels_last<Config::walk>;
   T* out = static_cast<T*>(p.out);
@@ -180,6 +182,7 @@ void direct_gather(const FC_GRID_CONSTANT GatherParams p) {
     const int steps = int((taps.volume() + Tile::depth - 1) / Tile::depth);
     sums.accumulate(filter, source, filter_tiles, source_tiles, steps);
   }
+  sums.locate(fresh_thread_index());
   gather_epilogue<Config>(p, GatherBlock(p, Tile::rows, Tile::columns), sums, source_tiles);
 }
 
@@ -258,9 +261,9 @@ void direct_wgrad(const FC_GRID_CONSTANT WgradParams p) {
     }
   };
   if (p.partial) {
-    put(static_cast<A*>(p.out), [](int, A sum) { return sum; });
+    put(static_cast<A*>(p.out), [](const auto& values, auto...) { return values; });
   } else {
-    put(static_cast<T*>(p.out), [](int, A sum) { return narrow<T>(sum); });
+    put(static_cast<T*>(p.out), [](const auto& values, auto...) { return Epilogue<T>::narrowed(values); });
   }
 }
 

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "fastconv/activation.h"
+
 namespace fastconv::kernels {
 
 // How a tensor is walked. `vector`: 16 bytes (at most 4 elements) at a time along the channels.
@@ -32,7 +34,9 @@ struct DirectAxis {
 struct GatherParams {
   const void* source;
   const void* filter;
-  const void* bias;  // null: none
+  const void *bias, *residual;  // null: none; the residual lies as the output does
+  Activation activation;
+  double slope;
   void* out;
   bool transposed;     // dgrad
   bool vector_stores;  // out is aligned so that whole vectors along its contiguous axis can be stored

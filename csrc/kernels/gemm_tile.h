@@ -189,9 +189,7 @@ struct Accumulators {
   int first_row, first_column;
 
   FC_DEVICE Accumulators() {
-    const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
-    first_row = ((warp / Tile::warp_columns) * 4 + lane / 8) * row_width;
-    first_column = ((warp % Tile::warp_columns) * 8 + lane % 8) * column_width;
+    locate(int(threadIdx.x));
     FC_UNROLL
     for (int i = 0; i < rows; ++i) {
       FC_UNROLL
@@ -199,9 +197,33 @@ struct Accumulators {
     }
   }
 
+  FC_DEVICE void locate(int thread) {
+    const int warp = thread / 32, lane = thread % 32;
+    first_row = ((warp / Tile::warp_columns) * 4 + lane / 8) * row_width;
+    first_column = ((warp % Tile::warp_columns) * 8 + lane % 8) * column_width;
+  }
+
   // Place in the tile of sum[i][j].
   FC_DEVICE int row(int i) const { return first_row + i / row_width * row_spread + i % row_width; }
   FC_DEVICE int column(int j) const { return first_column + j / column_width * column_spread + j % column_width; }
+
+  // The vector of sums at [i][j] along the rows (columns) of the tile. Compares rather than indexes, so that i and j
+  // may vary at run time and the sums stay in registers.
+  template <bool AlongRows, int Width>
+  FC_DEVICE Vec<A, Width> vector(int i, int j) const {
+    constexpr int down = AlongRows ? Width : 1, across = AlongRows ? 1 : Width;
+    Vec<A, Width> values{};
+    FC_UNROLL
+    for (int r = 0; r < rows; r += down) {
+      FC_UNROLL
+      for (int c = 0; c < columns; c += across) {
+        if (r != i || c != j) continue;
+        FC_UNROLL
+        for (int e = 0; e < Width; ++e) values[e] = sum[r + e * AlongRows][c + e * !AlongRows];
+      }
+    }
+    return values;
+  }
 
   // One step: its products are summed first, so that rounding errors are those of sums of Tile::depth and of steps.
   template <class OperandA, class OperandB>

@@ -5,6 +5,7 @@
 // rows(row) + columns(column), either negative for nowhere.
 #pragma once
 
+#include "kernels/epilogue.h"
 #include "kernels/igemm_tile.h"
 
 namespace fastconv::kernels {
@@ -52,47 +53,62 @@ FC_DEVICE void put_lines(const Sums& sums, const Shared<float>& scratch, int gro
   }
 }
 
-// `rows` and `columns` are of the warp's part. bias[row], if any, is added along the row. `vectors`: whole vectors of a
-// run lie in `out`, aligned, or not at all.
+// `rows` and `columns` are of the warp's part; the epilogue's bias[0] is of its row 0. `vectors`: whole vectors of a
+// run lie in `out` (and the residual, if any), aligned, or not at all. The loop over the groups is not unrolled, for
+// its body holds the code of every activation.
 template <bool AlongRows, class Element, class Tiling, class Sums, class Rows, class Columns>
-FC_DEVICE void store_lines(const Sums& sums, Element* out, const Element* bias, bool vectors, Rows rows,
+FC_DEVICE void store_lines(const Sums& sums, Element* out, const Epilogue<Element>& epilogue, bool vectors, Rows rows,
                            Columns columns) {
   constexpr int length = AlongRows ? Tiling::warp_rows : Tiling::warp_columns;
   using Scratch = LineScratch<Element, AlongRows, length>;
   constexpr int vector = Scratch::vector, groups = AlongRows ? Sums::across : Sums::down;
+  constexpr int vectors_a_lane = Scratch::lines * Scratch::line_vectors / 32;
   using Elements = Vec<Element, vector>;
   static_assert(32 % Scratch::line_vectors == 0, "a lane keeps its place in a run");
+  static_assert(vectors_a_lane * 32 == Scratch::lines * Scratch::line_vectors);
   static_assert(length <= 32 ? 32 % length == 0 : AlongRows);
   const int lane = int(threadIdx.x) % 32, first = lane % Scratch::line_vectors * vector;
   const Shared<float> scratch = dynamic_shared<float>() + int(threadIdx.x) / 32 * Scratch::elements;
+  const Element* const bias = epilogue.bias;
   const auto of_line = [&](int line) { return AlongRows ? columns(line) : rows(line); };
   const auto of_run = [&](int i) { return AlongRows ? rows(i) : columns(i); };
   // Finding a position divides, so it is done once: a lane keeps its place in a run of 32.
   const int64_t in_run = of_run(vectors ? first : lane % length);
   const Elements run_biases = load_if(AlongRows && bias && vectors && in_run >= 0, as<Elements>(bias + first));
-  FC_UNROLL
+  FC_NO_UNROLL
   for (int group = 0; group < groups; ++group) {
-    put_lines<AlongRows, Scratch>(sums, scratch, group);
+    // The residual is on its way while the sums go through scratch.
+    int64_t to[vectors_a_lane];
+    Elements added[vectors_a_lane];
+    FC_UNROLL
+    for (int v = 0; v < vectors_a_lane; ++v) {
+      to[v] = vectors ? of_line(group * Scratch::lines + Scratch::line(lane + 32 * v)) : int64_t(-1);
+      if (in_run < 0) to[v] = -1;
+      if (to[v] >= 0) to[v] += in_run;
+      added[v] = load_if(epilogue.residual && to[v] >= 0, as<Elements>(epilogue.residual + to[v]));
+    }
+    FC_UNROLL
+    for (int g = 0; g < groups; ++g)
+      if (g == group) put_lines<AlongRows, Scratch>(sums, scratch, g);  // an index known when compiling
     sync_warp();
     if (vectors) {
       FC_UNROLL
-      for (int q = lane; q < Scratch::lines * Scratch::line_vectors; q += 32) {
-        const int line = Scratch::line(q);
-        const int64_t at = of_line(group * Scratch::lines + line);
+      for (int v = 0; v < vectors_a_lane; ++v) {
+        const int line = Scratch::line(lane + 32 * v);
         Elements biases = run_biases;
         if constexpr (!AlongRows) {
-          const Element one = load_if(bias && at >= 0, bias + group * Scratch::lines + line);
+          const Element one = load_if(bias && to[v] >= 0, bias + group * Scratch::lines + line);
           FC_UNROLL
           for (int e = 0; e < vector; ++e) biases[e] = one;
         }
-        Elements values;
+        Vec<float, vector> values;
         FC_UNROLL
         for (int e = 0; e < vector; e += 4) {
           const auto four = scratch.template load_as<Vec<float, 4>>(Scratch::at(line, first + e));
           FC_UNROLL
-          for (int i = 0; i < 4; ++i) values[e + i] = narrow<Element>(four[i] + widen(biases[e + i]));
+          for (int i = 0; i < 4; ++i) values[e + i] = four[i] + widen(biases[e + i]);
         }
-        store_if(at >= 0 && in_run >= 0, as<Elements>(out + at + in_run), values);
+        store_if(to[v] >= 0, as<Elements>(out + to[v]), epilogue.finish(values, added[v]));
       }
     } else {
       FC_NO_UNROLL
@@ -101,8 +117,8 @@ FC_DEVICE void store_lines(const Sums& sums, Element* out, const Element* bias, 
         const int64_t at = of_line(group * Scratch::lines + line), in = length > 32 ? of_run(i) : in_run;
         const int row = AlongRows ? i : group * Scratch::lines + line;
         const bool on = at >= 0 && in >= 0;
-        const float sum = scratch.load(Scratch::at(line, i)) + widen(load_if(bias && on, bias + row));
-        store_if(on, out + at + in, narrow<Element>(sum));
+        const Vec<float, 1> sum{{scratch.load(Scratch::at(line, i))}};
+        store_if(on, out + at + in, epilogue.finish(sum, on, row, 1, at + in)[0]);
       }
     }
     sync_warp();

@@ -112,17 +112,17 @@ FC_DEVICE void store_tile(const Sums& sums, const GatherParams& p) {
     return position.within(positions) ? lattice.offset(position) : int64_t(-1);
   };
   T* const out = static_cast<T*>(p.out);
-  const T* bias = p.bias ? static_cast<const T*>(p.bias) + block.group * p.rows + first_row : nullptr;
+  const Epilogue<T> epilogue(p, block.group * p.rows + first_row);
   if (p.out_strides.channel != 1) {
-    store_lines<false, T, Tiling>(sums, out, bias, p.vector_stores, row_offset, column_offset);
+    store_lines<false, T, Tiling>(sums, out, epilogue, p.vector_stores, row_offset, column_offset);
   } else if (Config::transposed) {
-    store_lines<true, T, Tiling>(sums, out, bias, p.vector_stores, row_offset, column_offset);
+    store_lines<true, T, Tiling>(sums, out, epilogue, p.vector_stores, row_offset, column_offset);
   } else {  // dense: positions follow one another
     const auto dense_offset = [&](int i) {
       const int64_t column = first_column + i;
       return column < positions.volume() ? lattice.base + column * p.out_strides.axis[2] : int64_t(-1);
     };
-    store_lines<true, T, Tiling>(sums, out, bias, p.vector_stores, row_offset, dense_offset);
+    store_lines<true, T, Tiling>(sums, out, epilogue, p.vector_stores, row_offset, dense_offset);
   }
 }
 
@@ -202,11 +202,11 @@ void igemm_wgrad(const FC_GRID_CONSTANT WgradParams p) {
   const auto row_offset = [&](int i) { return row + i < p.rows ? place + int64_t(i) * p.columns : int64_t(-1); };
   const auto column_offset = [&](int i) { return column + i < p.columns ? int64_t(i) : int64_t(-1); };
   if (p.partial) {
-    store_lines<false, float, Tiling>(sums, static_cast<float*>(p.out), static_cast<const float*>(nullptr),
-                                      p.vector_stores, row_offset, column_offset);
+    store_lines<false, float, Tiling>(sums, static_cast<float*>(p.out), Epilogue<float>(), p.vector_stores, row_offset,
+                                      column_offset);
   } else {
-    store_lines<false, T, Tiling>(sums, static_cast<T*>(p.out), static_cast<const T*>(nullptr), p.vector_stores,
-                                  row_offset, column_offset);
+    store_lines<false, T, Tiling>(sums, static_cast<T*>(p.out), Epilogue<T>(), p.vector_stores, row_offset,
+                                  column_offset);
   }
 }
 

@@ -88,7 +88,7 @@ Cost gemm_cost(const ConvProblem& p, Pass pass, const PlanOptions& options, cons
   const Gemm gemm = gemm_of(p, pass);
   const double tiles = double(tiles_of(p, gemm, tile));
   Work work{tiles, 2.0 * tile.rows * tile.columns * double(ceil_div(gemm.depth, depth) * depth), efficiency,
-            p.bytes(pass), peak};
+            traffic(p, pass, options), peak};
   // The gathered source is read once a row tile; from L2 while it fits there.
   const double source = double((pass == Pass::dgrad ? p.y_elements() : p.x_elements()) * size_of(p.dtype));
   if (source > h100.l2_bytes) work.bytes += source * double(ceil_div(gemm.rows, tile.rows) - 1);
@@ -122,11 +122,13 @@ void set_strides(GatherParams& params, const ConvProblem& p, bool transposed) {
   std::copy(std::begin(w.axis), std::end(w.axis), params.filter_axis);
 }
 
-GatherParams gather_params(const ConvProblem& p, Pass pass, const BlockTile& tile, int64_t vector) {
+GatherParams gather_params(const ConvProblem& p, Pass pass, const PlanOptions& options, const BlockTile& tile,
+                           int64_t vector) {
   const bool transposed = pass == Pass::dgrad, last = p.layout == Layout::nhwc;
   const Gemm gemm = gemm_of(p, pass);
   GatherParams params{};
   params.transposed = transposed;
+  set_epilogue(params, options);
   params.rows = int(gemm.rows);
   params.channels = int(transposed ? p.k_per_group() : p.c_per_group());
   params.groups = int(p.groups), params.batch = p.n;
@@ -163,6 +165,7 @@ void name_gather_regions(device::Launch& launch, const ConvProblem& p, const Con
   name_regions(launch, {{args.a, element * (dgrad ? p.y_elements() : p.x_elements()), dgrad ? "gy" : "x"},
                         {args.b, element * p.w_elements(), "weight"},
                         {args.bias, element * (dgrad ? result.c : result.k), "bias"},
+                        {args.residual, element * result.y_elements(), "residual"},
                         {args.out, element * (dgrad ? result.x_elements() : result.y_elements()), "output"}});
 }
 

@@ -44,8 +44,20 @@ Cost gemm_cost(const ConvProblem& p, Pass pass, const PlanOptions& options, cons
                double efficiency, double peak);
 
 // What every launch of a pass needs besides the addresses. `vector`: elements that a vector store writes.
-kernels::GatherParams gather_params(const ConvProblem& p, Pass pass, const BlockTile& tile, int64_t vector);
+kernels::GatherParams gather_params(const ConvProblem& p, Pass pass, const PlanOptions& options, const BlockTile& tile,
+                                    int64_t vector);
 kernels::WgradParams wgrad_params(const ConvProblem& p, const BlockTile& tile, const Slices& slices, int64_t vector);
+inline void set_addresses(kernels::GatherParams& params, const ConvArgs& args) {
+  params.source = args.a, params.filter = args.b, params.out = args.out;
+  params.bias = args.bias, params.residual = args.residual;
+}
+inline void set_epilogue(kernels::GatherParams& params, const PlanOptions& options) {
+  params.activation = options.activation, params.slope = options.slope;
+}
+// Traffic of a pass, with the residual.
+inline double traffic(const ConvProblem& p, Pass pass, const PlanOptions& options) {
+  return p.bytes(pass) + (options.residual ? double(p.y_elements() * size_of(p.dtype)) : 0);
+}
 // Names the memory of fprop or dgrad (operands of `p`, the result of `result`), and of wgrad.
 void name_gather_regions(device::Launch& launch, const ConvProblem& p, const ConvProblem& result, Pass pass,
                          const ConvArgs& args);

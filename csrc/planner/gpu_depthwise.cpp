@@ -66,7 +66,7 @@ Cost cost(const ConvProblem& p, Pass pass, const PlanOptions& options) {
   constexpr double efficiency = 0.1;
   const double reads = pass == Pass::wgrad ? double(ceil_div(taps_of(p), depthwise_taps)) : 1;
   const double blocks = h100.multiprocessors;
-  const Cost main = roofline(p.dtype, {blocks, p.flops(pass) / blocks, efficiency, p.bytes(pass) * reads});
+  const Cost main = roofline(p.dtype, {blocks, p.flops(pass) / blocks, efficiency, traffic(p, pass, options) * reads});
   if (pass != Pass::wgrad || slices_of(p, wgrad_tiles(p), options).count == 1) return main;
   return main + roofline(p.dtype, {1, 0, 1, double(p.w_elements() * 8)});
 }
@@ -77,13 +77,13 @@ struct DepthwiseRun {
   int device;
   DepthwiseParams by_vector, by_element;
 
-  static DepthwiseParams params_of(const ConvProblem& p, Pass pass, bool vectors) {
+  static DepthwiseParams params_of(const ConvProblem& p, Pass pass, const PlanOptions& options, bool vectors) {
     const bool transposed = pass == Pass::dgrad;
     const Shape layout = layout_of(p, pass, vectors);
     DepthwiseParams params{};
     GatherParams& g = params.gather;
     g.transposed = transposed, g.rows = g.channels = 1, g.groups = int(p.groups), g.batch = p.n;
-    set_strides(g, p, transposed);
+    set_strides(g, p, transposed), set_epilogue(g, options);
     for (int i = 0; i < 3; ++i) {
       g.axis[i] = axis_of(p, i, transposed);
       params.by_stride[i] = Divisor(g.axis[i].stride);
@@ -98,9 +98,10 @@ struct DepthwiseRun {
   void operator()(const ConvArgs& args) const {
     const device::DeviceScope scope(device);
     const int64_t element = size_of(problem.dtype), bytes = vector_elements(problem.dtype) * element;
-    const bool vectors = wants_vectors(problem) && aligned(args.a, bytes) && aligned(args.out, bytes);
+    const bool vectors =
+        wants_vectors(problem) && aligned(args.a, bytes) && aligned(args.out, bytes) && aligned(args.residual, bytes);
     DepthwiseParams now = vectors ? by_vector : by_element;
-    now.gather.source = args.a, now.gather.filter = args.b, now.gather.bias = args.bias, now.gather.out = args.out;
+    set_addresses(now.gather, args);
     const Shape layout = layout_of(problem, pass, vectors);
     const bool dgrad = pass == Pass::dgrad;
     auto launch =
@@ -109,6 +110,7 @@ struct DepthwiseRun {
     name_regions(launch, {{args.a, element * (dgrad ? problem.y_elements() : problem.x_elements()), dgrad ? "gy" : "x"},
                           {args.b, element * problem.w_elements(), "weight"},
                           {args.bias, element * (dgrad ? problem.c : problem.k), "bias"},
+                          {args.residual, element * problem.y_elements(), "residual"},
                           {args.out, element * (dgrad ? problem.x_elements() : problem.y_elements()), "output"}});
     visit_dtype(problem.dtype, [&](auto t) { launch_depthwise<decltype(t)>(is_last(problem), vectors, launch, now); });
   }
@@ -160,8 +162,8 @@ Prepared<ConvProblem> prepare(const ConvProblem& p, Pass pass, const PlanOptions
   if (pass == Pass::wgrad) return prepare_wgrad(p, options);
   const bool vectors = wants_vectors(p);
   Prepared<ConvProblem> prepared;
-  prepared.launch = DepthwiseRun{p, pass, options.device, DepthwiseRun::params_of(p, pass, vectors),
-                                 DepthwiseRun::params_of(p, pass, false)};
+  prepared.launch = DepthwiseRun{p, pass, options.device, DepthwiseRun::params_of(p, pass, options, vectors),
+                                 DepthwiseRun::params_of(p, pass, options, false)};
   prepared.detail = concat("grid ", layout_of(p, pass, vectors).blocks, ", ",
                            !is_last(p) ? "lanes along pixels"
                            : vectors   ? "channel vectors"

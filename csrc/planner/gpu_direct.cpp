@@ -68,8 +68,8 @@ struct GatherRun {
     const device::DeviceScope scope(device);
     const int64_t bytes = vector_elements(problem.dtype) * size_of(problem.dtype);
     GatherParams now = params;
-    now.source = args.a, now.filter = args.b, now.bias = args.bias, now.out = args.out;
-    now.vector_stores = params.vector_stores && aligned(args.out, bytes);
+    set_addresses(now, args);
+    now.vector_stores = params.vector_stores && aligned(args.out, bytes) && aligned(args.residual, bytes);
     const bool vectors = walk == Access::nhwc_vector && aligned(args.a, bytes) && aligned(args.b, bytes);
     const Access access = walk == Access::nhwc_vector && !vectors ? Access::nhwc : walk;
     const bool dgrad = pass == Pass::dgrad;
@@ -127,8 +127,13 @@ Prepared<ConvProblem> prepare_direct(const ConvProblem& p, Pass pass, const Plan
     prepared.launch = WgradRun{
         wgrad_params(p, block_of(tile), slices, vector_elements(p.dtype)), p, tile, walk, blocks, options.device};
   } else {
-    prepared.launch = GatherRun{
-        gather_params(p, pass, block_of(tile), vector_elements(p.dtype)), p, pass, tile, walk, blocks, options.device};
+    prepared.launch = GatherRun{gather_params(p, pass, options, block_of(tile), vector_elements(p.dtype)),
+                                p,
+                                pass,
+                                tile,
+                                walk,
+                                blocks,
+                                options.device};
   }
   prepared.detail = concat("tile ", shape.rows, "x", shape.columns, "x", direct_depth, ", grid ", blocks, ", ",
                            walk_name(walk), more);

@@ -169,8 +169,9 @@ struct Run {
 
   void run_gather(device::Launch& launch, int fits, const ConvArgs& args) const {
     GatherParams now = gather;
-    now.source = args.a, now.filter = args.b, now.bias = args.bias, now.out = args.out;
-    now.vector_stores = gather.vector_stores && aligned(args.out, 16) && aligned(args.bias, 16);
+    set_addresses(now, args);
+    now.vector_stores =
+        gather.vector_stores && aligned(args.out, 16) && aligned(args.bias, 16) && aligned(args.residual, 16);
     name_gather_regions(launch, lowering.inner, lowering.outer, pass, args);
     visit([&](auto t, auto products) {
       using T = decltype(t);
@@ -211,7 +212,7 @@ Run::Run(const Lowering& how, Reading read, Pass which, const PlanOptions& with,
   bytes = copy_bytes(p, pass, reading, tile);
   blocks = tiles_of(p, gemm_of(p, pass), block) * slices.count;
   if (pass != Pass::wgrad) {
-    gather = lowered_params(lowering, pass, block, vector_of(p));
+    gather = lowered_params(lowering, pass, options, block, vector_of(p));
     return;
   }
   const bool partial = slices.count > 1 || lowering.unpacks;

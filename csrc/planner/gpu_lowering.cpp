@@ -279,8 +279,9 @@ Cost packing_cost(const Lowering& lowering) {
   return cost;
 }
 
-GatherParams lowered_params(const Lowering& lowering, Pass pass, const BlockTile& tile, int64_t vector) {
-  GatherParams params = gather_params(lowering.inner, pass, tile, vector);
+GatherParams lowered_params(const Lowering& lowering, Pass pass, const PlanOptions& options, const BlockTile& tile,
+                            int64_t vector) {
+  GatherParams params = gather_params(lowering.inner, pass, options, tile, vector);
   if (lowering.is_identity) return params;
   const ConvProblem& p = lowering.outer;
   const bool dgrad = pass == Pass::dgrad;

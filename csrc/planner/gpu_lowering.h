@@ -55,6 +55,7 @@ void unpack(const Lowering& lowering, const ConvArgs& args, int64_t slices);
 Cost packing_cost(const Lowering& lowering);
 
 // fprop's or dgrad's launch: the inner problem, whose result goes where the outer one's belongs.
-kernels::GatherParams lowered_params(const Lowering& lowering, Pass pass, const BlockTile& tile, int64_t vector);
+kernels::GatherParams lowered_params(const Lowering& lowering, Pass pass, const PlanOptions& options,
+                                     const BlockTile& tile, int64_t vector);
 
 }  // namespace fastconv::planner

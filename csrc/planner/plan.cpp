@@ -62,6 +62,13 @@ const char* family_of(Problem problem, Pass pass, const PlanOptions& options) {
 
 }  // namespace
 
+std::string describe_epilogue(const PlanOptions& options) {
+  const bool active = options.activation != Activation::none;
+  if (!options.bias && !options.residual && !active) return "";
+  const std::string sum = concat("conv", options.bias ? " + bias" : "", options.residual ? " + residual" : "");
+  return concat("y = ", active ? concat(name_of(options.activation), "(", sum, ")") : sum);
+}
+
 template <class Problem>
 std::vector<Candidate> candidates(const Problem& problem, Pass pass, const PlanOptions& options) {
   require_known<Problem>(options.kernel);
@@ -123,6 +130,8 @@ std::string Plan<Problem>::explain() const {
   const double flops = problem.flops(pass), bytes = problem.bytes(pass);
   char intensity[32];
   snprintf(intensity, sizeof intensity, "%.1f", bytes > 0 ? flops / bytes : 0.0);
+  if (const std::string epilogue = describe_epilogue(options); !epilogue.empty())
+    page += concat("  epilogue  ", epilogue, "\n");
   page += concat("  work      ", human(flops, "FLOP"), ", at least ", human(bytes, "B"), " of traffic: ", intensity,
                  " FLOP/B\n  candidates\n");
   for (const auto& candidate : candidates) {

@@ -144,6 +144,11 @@ const char* name_of(Math math) {
   return names[int(math)];
 }
 
+const char* name_of(Activation activation) {
+  constexpr const char* names[] = {"none", "relu", "relu6", "leaky_relu", "hardswish", "silu", "gelu", "gelu_tanh"};
+  return names[int(activation)];
+}
+
 Layout parse_layout(const std::string& name) { return parse_name(name, {Layout::nchw, Layout::nhwc}, "layout"); }
 
 Pass parse_pass(const std::string& name) {
@@ -155,6 +160,11 @@ PoolKind parse_pool_kind(const std::string& name) {
 }
 
 Math parse_math(const std::string& name) { return parse_name(name, {Math::ieee, Math::tf32, Math::tf32x3}, "math"); }
+
+Activation parse_activation(const std::string& name) {
+  using enum Activation;
+  return parse_name(name, {none, relu, relu6, leaky_relu, hardswish, silu, gelu, gelu_tanh}, "activation");
+}
 
 Axes spread(const std::vector<int64_t>& values, int rank, int64_t absent, const char* argument) {
   require(int(values.size()) == rank, argument, ": expected ", rank, " values, one a spatial dimension, got ",

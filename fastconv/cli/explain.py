@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from fastconv import machine, units
+from fastconv.activations import NAMES as ACTIVATIONS
 from fastconv.backends import backends
 from fastconv.cli.errors import CommandError, backend_module
 from fastconv.transposed import transposed_size
@@ -21,7 +22,7 @@ DTYPES = ("float32", "float64", "float16", "bfloat16")
 BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 FORMULAS = {
-    ("conv", "fprop"): "y[n,k,p,q] = b[k] + Σ_crs  x[n, c, p·u + r·d − a, q·u + s·d − a] · w[k,c,r,s]",
+    ("conv", "fprop"): "y[n,k,p,q] = Σ_crs  x[n, c, p·u + r·d − a, q·u + s·d − a] · w[k,c,r,s]",
     (
         "conv",
         "dgrad",
@@ -46,6 +47,8 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     # No abbreviations: --k would pass for --kernel where there is no --k.
     conv = kinds.add_parser("conv", help="a convolution", allow_abbrev=False)
     _add_conv(conv, ("fprop", "dgrad", "wgrad", "bgrad"))
+    conv.add_argument("--residual", action="store_true", help="fprop adds a tensor like its result")
+    conv.add_argument("--activation", choices=ACTIVATIONS, default="none", help="fprop applies it last")
     conv.set_defaults(build=_conv_plan)
     transposed = kinds.add_parser("conv_transpose", help="a transposed convolution", allow_abbrev=False)
     _add_conv(transposed, tuple(TRANSPOSED))
@@ -141,7 +144,8 @@ def _plan_options(options: argparse.Namespace) -> dict[str, Any]:
 
 def _conv_plan(module: ModuleType, options: argparse.Namespace) -> Any:
     problem = module.ConvProblem(**_geometry(options), k=options.k, groups=options.groups)
-    return module.conv_plan(problem, options.pass_, bias=options.bias, math=options.math, **_plan_options(options))
+    epilogue = {"bias": options.bias, "residual": options.residual, "activation": options.activation}
+    return module.conv_plan(problem, options.pass_, **epilogue, math=options.math, **_plan_options(options))
 
 
 def _transposed_plan(module: ModuleType, options: argparse.Namespace) -> Any:
@@ -188,6 +192,8 @@ def _formula(plan: Any, kind: str) -> str:
     lines = [f"  {FORMULAS[kind, plan.pass_]}"]
     if problem.rank != 2:
         lines[0] += f"   (two axes shown, the problem has {problem.rank})"
+    if kind == "conv" and plan.epilogue:
+        lines.append(f"  and the epilogue {plan.epilogue}")
     lines.append(f"  with {LETTERS}; layout {problem.layout}, {problem.dtype}")
     rows = [
         [name, units.extents(shape), units.si(_product(shape) * BYTES[problem.dtype], "B")]

@@ -98,6 +98,21 @@ void write_row(Layout layout, T* tensor, const A* pixels, const Lanes& lanes, in
   }
 }
 
+// Adds to `pixels` one row of a tensor.
+template <class T, class A>
+void add_row(Layout layout, A* pixels, const T* tensor, const Lanes& lanes, int64_t row, int64_t pitch, int64_t count) {
+  if (layout == Layout::nchw) {
+    for (int64_t lane = 0; lane < lanes.count; ++lane) {
+      const T* line = tensor + lanes.start[lane] + row;
+      for (int64_t i = 0; i < count; ++i) pixels[i * kBlock + lane] += widen(line[i]);
+    }
+    return;
+  }
+  const T* from = tensor + lanes.start[0] + row;
+  for (int64_t i = 0; i < count; ++i)
+    for (int64_t lane = 0; lane < lanes.count; ++lane) pixels[i * kBlock + lane] += widen(from[i * pitch + lane]);
+}
+
 // Outputs of phase `phase` on an axis.
 inline int64_t phase_outputs(const AxisMap& axis, int64_t phase) {
   return axis.out > phase ? (axis.out - phase + axis.div - 1) / axis.div : 0;

@@ -157,8 +157,10 @@ void blocked_band(const Blocked& p, int64_t n, int64_t g, int64_t d, int64_t ban
           }
         }
         const int64_t o = (band * b.height + row) * height.div + h;
-        write_row(c.layout, static_cast<T*>(c.dst), line, to, d * c.dst_strides.at[0] + o * c.dst_strides.at[1],
-                  c.dst_strides.at[2], width.out, temporary);
+        const int64_t place = d * c.dst_strides.at[0] + o * c.dst_strides.at[1], pitch = c.dst_strides.at[2];
+        if (c.residual) add_row(c.layout, line, static_cast<const T*>(c.residual), to, place, pitch, width.out);
+        activate_piecewise(line, width.out * kBlock, c.activation, A(c.slope));
+        write_row(c.layout, static_cast<T*>(c.dst), line, to, place, pitch, width.out, temporary);
       }
     }
   }

@@ -66,6 +66,11 @@ void correlate_row(const Correlation& p, int64_t row, accumulator_t<T>* __restri
   }
   T* dst = static_cast<T*>(p.dst) + n * p.dst_strides.n + k * p.dst_strides.c + d * p.dst_strides.at[0] +
            h * p.dst_strides.at[1];
+  if (p.residual) {
+    const T* more = static_cast<const T*>(p.residual) + (dst - static_cast<const T*>(p.dst));
+    for (int64_t o = 0; o < width.out; ++o) total[o] += widen(more[o * p.dst_strides.at[2]]);
+  }
+  activate_piecewise(total, width.out, p.activation, A(p.slope));
   for (int64_t o = 0; o < width.out; ++o) dst[o * p.dst_strides.at[2]] = narrow<T>(total[o]);
 }
 

@@ -15,7 +15,8 @@
 #include <cuda_fp16.h>
 #define FC_HOST_DEVICE __host__ __device__ __forceinline__
 #else
-#define FC_HOST_DEVICE inline
+// Never a function of its own: the CPU backend compiles these for several instruction sets (cpu/kernels/isa.h).
+#define FC_HOST_DEVICE inline __attribute__((always_inline))
 #endif
 
 namespace fastconv {

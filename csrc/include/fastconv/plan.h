@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "fastconv/activation.h"
 #include "fastconv/problem.h"
 
 namespace fastconv {
@@ -22,9 +23,13 @@ struct PlanOptions {
   int threads = 0;               // CPU backend: threads to use at most; 0: the OpenMP default
   int device = 0;                // CUDA backend: device ordinal
   Math math = Math::ieee;        // conv in float32
-  bool bias = false;             // conv fprop: add bias[K] in the epilogue; dgrad, a transposed convolution: bias[C]
-  bool offsets = false;          // max-pool fprop: store the winning taps
-  bool indices = false;          // max-pool fprop: store torch's int64 plane indices
+  // conv fprop: the epilogue, y = activation(conv + bias[K] + residual), where residual is a tensor like y; dgrad, a
+  // transposed convolution: bias[C] alone.
+  bool bias = false, residual = false;
+  Activation activation = Activation::none;
+  double slope = 0.01;   // of leaky_relu below zero
+  bool offsets = false;  // max-pool fprop: store the winning taps
+  bool indices = false;  // max-pool fprop: store torch's int64 plane indices
 };
 
 // What a kernel would take, as its own model sees it. Microseconds decide; the rest explains them.
@@ -35,11 +40,12 @@ struct Cost {
 };
 
 // Addresses as they come from Python. conv: (a, b) is (x, w) in fprop, (gy, w) in dgrad, (x, gy) in wgrad, (gy, null)
-// in bgrad. `bias` may be null; it has the output's channels: K in fprop, C in dgrad.
+// in bgrad. `bias` and `residual` may be null; the bias has the output's channels: K in fprop, C in dgrad.
 struct ConvArgs {
   const void* a = nullptr;
   const void* b = nullptr;
   const void* bias = nullptr;
+  const void* residual = nullptr;
   void* out = nullptr;
   void* workspace = nullptr;
   void* stream = nullptr;
@@ -66,6 +72,14 @@ template <>
 struct args_of<PoolProblem> {
   using type = PoolArgs;
 };
+
+// In words, "y = relu(conv + bias)"; empty where it is just y = conv.
+std::string describe_epilogue(const PlanOptions& options);
+// What a kernel that cannot do the epilogue gives as its reason; empty if nothing beyond the bias is asked of it.
+inline std::string refuse_epilogue(const PlanOptions& options) {
+  if (!options.residual && options.activation == Activation::none) return "";
+  return "adds no residual and applies no activation";
+}
 
 // A kernel made ready for one problem: everything that does not depend on addresses is computed here, once.
 template <class Problem>

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "fastconv/activation.h"
 #include "fastconv/dtype.h"
 
 namespace fastconv {
@@ -83,10 +84,12 @@ const char* name_of(Layout layout);
 const char* name_of(Pass pass);
 const char* name_of(PoolKind kind);
 const char* name_of(Math math);
+const char* name_of(Activation activation);
 Layout parse_layout(const std::string& name);
 Pass parse_pass(const std::string& name);
 PoolKind parse_pool_kind(const std::string& name);
 Math parse_math(const std::string& name);
+Activation parse_activation(const std::string& name);
 
 // `values` for the rank's spatial axes -> three axes, the leading ones filled with `absent`. Throws naming `argument`
 // unless there are `rank` of them.
