@@ -75,6 +75,7 @@ class Convolution:
         self.device, self.dtype, self.input_shape = x.device, x.dtype, tuple(x.shape)
         self.math = math_of(self.settings, x.device) if x.dtype is torch.float32 else "ieee"
         self._plans: dict[tuple[str, bool], Any] = {}
+        self.epilogues: dict[Any, Any] = {}  # fused.py keeps what it makes of this convolution here
         if x.device.type not in backends.DEVICE_TYPES:
             self.module, self.refusal = None, f"no backend for {x.device.type} tensors"
             self.forward = self.torch  # which also judges the arguments

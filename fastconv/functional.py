@@ -16,6 +16,7 @@ from torch.nn import functional as torch_functional
 from . import settings
 from .convolution import Convolution
 from .dispatch import elsewhere, is_watched
+from .fused import conv2d_bias_act as conv2d_bias_act
 from .precision import torchs_switch
 from .repeats import known
 from .routes import convolve, pool
