@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn import functional as torch_functional
 
 from . import functional
+from .activations import activation_of, name_of_module
+from .folding import Fold
 
 
 def _conv_forward(conv: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -166,3 +168,131 @@ LAYERS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
     torch.nn.AvgPool2d: AvgPool2d,
     torch.nn.AvgPool3d: AvgPool3d,
 }
+
+
+class ConvBNAct(torch.nn.Module):
+    """Convolution, BatchNorm and activation: activation(bn(conv(x)) + residual).
+
+    In training mode the three layers one after the other. In eval mode BatchNorm is folded into the convolution's
+    weight and bias and all is one call of :func:`fastconv.functional.conv2d_bias_act`, one launch where a kernel fuses
+    it. The fold is kept until a parameter or statistic changes; autograd's version counters tell, so after writing
+    through ``parameter.data`` (as some averages of weights do) call ``eval()`` again. It is not kept, but made anew
+    and differentiated through, where gradients of the layers' own parameters are recorded.
+
+    The submodules are ``conv`` (a Conv2d) and ``bn`` (a BatchNorm2d), so ``state_dict`` has ``conv.weight``,
+    ``bn.running_mean`` and so on; the activation has no parameters. Hooks on a submodule, and a ``conv`` that is not
+    fastconv's (after ``fastconv.revert``), are respected: the three layers run, then.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode: as torch.nn.Conv2d.
+        bias: the convolution's; False by default, for BatchNorm has one.
+        activation, negative_slope: as :func:`fastconv.functional.conv2d_bias_act`.
+        eps, momentum, affine, track_running_stats: as torch.nn.BatchNorm2d.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        bias: bool = False,
+        activation: str | None = "relu",
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        padding_mode: str = "zeros",
+        negative_slope: float = 0.01,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        """Raises ValueError for an unknown activation, and what the layers raise."""
+        super().__init__()
+        where = {"device": device, "dtype": dtype}
+        conv = Conv2d(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, **where
+        )
+        bn = torch.nn.BatchNorm2d(out_channels, eps, momentum, affine, track_running_stats, **where)
+        self._adopt(conv, bn, activation, negative_slope)
+
+    def _adopt(self, conv: torch.nn.Module, bn: torch.nn.Module, activation: str | None, slope: float) -> None:
+        activation_of(activation, slope)
+        self.conv, self.bn = conv, bn
+        self.activation, self.negative_slope = activation, slope
+        self._fold = Fold()
+
+    @classmethod
+    def from_modules(
+        cls, conv: torch.nn.Conv2d, bn: torch.nn.BatchNorm2d, act: torch.nn.Module | None = None
+    ) -> ConvBNAct:
+        """The same layers as one: their parameters and buffers are shared, ``conv`` is converted in place.
+
+        Args:
+            conv: a Conv2d, torch's or fastconv's.
+            bn: the BatchNorm2d after it.
+            act: ReLU, ReLU6, LeakyReLU, Hardswish, SiLU, GELU, Identity or None.
+
+        Raises:
+            TypeError: conv or bn is of another kind.
+            ValueError: bn's features are not conv's channels, or an epilogue cannot apply act.
+        """
+        from .convert import convert
+
+        if not isinstance(conv, torch.nn.Conv2d):
+            raise TypeError(f"conv: expected a Conv2d, got {type(conv).__name__}")
+        if not isinstance(bn, (torch.nn.BatchNorm2d, torch.nn.SyncBatchNorm)):
+            raise TypeError(f"bn: expected a BatchNorm2d, got {type(bn).__name__}")
+        if bn.num_features != conv.out_channels:
+            raise ValueError(f"bn: expected {conv.out_channels} features, conv's channels, got {bn.num_features}")
+        name, slope = name_of_module(act)
+        self = cls.__new__(cls)
+        torch.nn.Module.__init__(self)
+        self._adopt(convert(conv), bn, name, slope)
+        self.training = bn.training
+        return self
+
+    def train(self, mode: bool = True) -> ConvBNAct:
+        """As torch's; also forgets the fold."""
+        self._fold.forget()
+        return super().train(mode)
+
+    @property
+    def _folds(self) -> bool:
+        conv, bn = self.conv, self.bn
+        if self.training or bn.training or bn.running_mean is None or not isinstance(conv, Conv2d):
+            return False
+        kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+        return not any(getattr(each, kind, None) for each in (conv, bn) for kind in kinds)
+
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """[N, C, H, W] and, if any, a residual of the output's shape -> [N, K, P, Q]."""
+        conv, bn = self.conv, self.bn
+        if not self._folds:
+            y = bn(conv(input))
+            return activation_of(self.activation, self.negative_slope).apply(y if residual is None else y + residual)
+        bn._check_input_dim(input)
+        weight, bias = self._fold.of(conv, bn)
+        padding = conv.padding
+        if conv.padding_mode != "zeros":
+            input = torch_functional.pad(input, conv._reversed_padding_repeated_twice, mode=conv.padding_mode)
+            padding = 0
+        return functional.conv2d_bias_act(
+            input,
+            weight,
+            bias,
+            residual,
+            self.activation,
+            conv.stride,
+            padding,
+            conv.dilation,
+            conv.groups,
+            negative_slope=self.negative_slope,
+        )
+
+    def extra_repr(self) -> str:
+        """The activation."""
+        return f"activation={self.activation!r}"
