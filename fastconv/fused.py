@@ -32,7 +32,6 @@ from .autograd import (
 )
 from .convolution import Convolution
 from .dispatch import elsewhere, is_plain, is_watched, ordinary
-from .launch import conv_launch
 from .precision import torchs_switch
 from .repeats import known, remember
 from .routes import BY_NAME, _are_constant, _autocast, conv_route
@@ -204,9 +203,11 @@ class FusedConvolution:
     def __init__(self, conv: Convolution, act: Activation, bias: bool, residual: bool) -> None:
         """Plans it."""
         self.conv, self.act = conv, act
+        # What a pin is about: the convolution, whatever its epilogue.
+        self.module, self.operation, self.plan_options = conv.module, conv.operation, conv.plan_options
         self.epilogue = self._plan(bias, residual)
         if not self.is_composed:
-            self.launch = conv_launch(self.epilogue, conv.device, conv.dtype, conv.y_shape, conv.y_strides)
+            self.launch = conv.launch_of(self.epilogue, "fprop")
 
     @property
     def is_composed(self) -> bool:
@@ -222,27 +223,19 @@ class FusedConvolution:
         if not residual and act.name == "none":
             return conv._plan("fprop", bias)
         after = " and ".join(filter(None, ("add" if residual else "", act.name if act.name != "none" else "")))
+        options = {**conv.plan_options(bias), "residual": residual, "activation": act.name, "slope": act.slope}
         try:
-            plan = plans.make_plan(
-                conv.module,
-                "conv",
-                conv.problem,
-                "fprop",
-                conv.settings,
-                threads=conv.threads,
-                device=conv.device.index or 0,
-                bias=bias,
-                math=conv.math,
-                residual=residual,
-                activation=act.name,
-                slope=act.slope,
-            )
-        except RuntimeError as error:  # the kernel asked for fuses nothing
-            return ComposedPlan(conv._plan("fprop", bias), after, str(error))
-        if not plan.is_aten:
-            return plan
-        refused = {each.reason for each in plan.candidates if not each.accepted}
-        reason = "; ".join(sorted(refused)) or "a fused kernel would be slower"
+            plan = plans.make_plan(conv.module, "conv", conv.problem, "fprop", conv.settings, **options)
+            if not plan.is_aten:
+                return plan
+        except RuntimeError:  # the kernel that use_kernel asks for fuses nothing
+            pass
+        # Without a kernel asked for there is always a plan, if only PyTorch's.
+        candidates = conv.module.conv_plan(conv.problem, "fprop", **options).candidates
+        name = conv.settings.kernel
+        ours = [each for each in candidates if each.kernel != "aten" and name in (None, "native", each.kernel)]
+        refusals = [f"{each.kernel} {each.reason}" for each in ours if not each.accepted]
+        reason = "; ".join(refusals) if len(refusals) == len(ours) else "a kernel that fuses them would be slower"
         return ComposedPlan(conv._plan("fprop", bias), after, reason)
 
     # ---- running ----

@@ -33,6 +33,20 @@ def operands(case: ConvCase, dtype: str, make: Any, **options: Any) -> dict[str,
     return {name: make(shapes[name], DTYPES[dtype], seed=seed, **options) for seed, name in enumerate("xwby")}
 
 
+DEPTHWISE = (
+    conv("depthwise", 2, 20, 20, (9, 35), 3, 1, 1, 1, 20),
+    conv("depthwise stride 2", 2, 9, 18, (12, 5), (3, 5), 2, 2, 1, 9),
+    conv("depthwise 3d", 1, 4, 4, (3, 4, 5), 3, 1, 1, 1, 4),
+)
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", DEPTHWISE, ids=lambda case: case.name)
+def test_depthwise(case: ConvCase, dtype: str, layout: str) -> None:
+    test_epilogue(case, dtype, layout, "depthwise")
+
+
 @pytest.mark.parametrize("kernel", ["direct", "blocked"])
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -74,12 +88,16 @@ def test_rounds_once(dtype: str, layout: str, kernel: str) -> None:
 
 def test_refusals_and_price() -> None:
     """What is not fused is refused with a reason, and PyTorch's part of the composition is paid for."""
-    problem = _cpu.ConvProblem(**conv("depthwise", 1, 8, 8, (64, 64), 3, 1, 1, 1, 8).arguments("float32", "nchw"))
+    case = conv("depthwise", 1, 8, 8, (64, 64), 3, 1, 1, 1, 8)
 
-    def look(**options: Any) -> dict[str, Any]:
+    def look(dtype: str = "float32", **options: Any) -> dict[str, Any]:
+        problem = _cpu.ConvProblem(**case.arguments(dtype, "nchw"))
         return {each.kernel: each for each in _cpu.conv_plan(problem, "fprop", **options).candidates}
 
-    assert look(activation="relu")["depthwise"].reason == "adds no residual and applies no activation"
+    assert (
+        look("float16", activation="relu")["depthwise"].reason
+        == "adds no residual and applies no activation in 16 bits"
+    )
     assert "silu is quicker by PyTorch's" in look(activation="silu")["direct"].reason
     plain, fused = look(), look(residual=True, activation="relu")
     best = min(each.cost.microseconds for each in plain.values() if each.accepted)

@@ -202,10 +202,23 @@ def test_composed_where_none_does() -> None:
             assert ("by PyTorch, in place" in page) == bool(reason)
             assert reason in page
     with fastconv.use_kernel("depthwise"):
-        (x, w, b, r), arguments = operands(GEOMETRY[1], torch.float32, "cpu")
+        (x, w, b, r), arguments = operands(GEOMETRY[1], torch.float16, "cpu")
         plan = fastconv.plan("conv2d_bias_act", x, w, b, r, **arguments)
         assert plan.kernel == "depthwise" and "then add and relu by PyTorch" in plan.detail
+        assert "depthwise adds no residual" in plan.explain() and plan.explain().count("\n  then") == 1
         assert_like_torch(ours("relu", **arguments), torchs("relu", **arguments), [x, w, b, r])
+
+
+def test_a_pin_is_the_convolutions() -> None:
+    (x, w, b, r), arguments = operands(GEOMETRY[0], torch.float32, "cpu")
+    call = ("conv2d_bias_act", x, w, b, r)
+    try:
+        for kernel in ("direct", "blocked"):
+            assert fastconv.plans.pin(*call, **arguments, kernel=kernel).kernel == kernel
+            assert fastconv.plan("conv2d", x, w, b, **arguments).kernel == kernel
+            assert_like_torch(ours("relu", **arguments), torchs("relu", **arguments), [x, w, b, r])
+    finally:
+        fastconv.plans.unpin()
 
 
 # ---- errors ----

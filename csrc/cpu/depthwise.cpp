@@ -16,7 +16,9 @@ std::string refuse(const ConvProblem& p, Pass pass, const PlanOptions& options) 
   if (p.c_per_group() != 1) return concat(p.c_per_group(), " input channels per group: not depthwise");
   if (pass == Pass::dgrad && p.k_per_group() != 1)
     return concat(p.k_per_group(), " filters a channel: dgrad takes one");
-  if (auto reason = refuse_epilogue(options); !reason.empty()) return reason;
+  if (p.dtype != DType::f32 && p.dtype != DType::f64 && !refuse_epilogue(options).empty())
+    return concat(refuse_epilogue(options), " in 16 bits");
+  if (auto reason = refuse_smooth(options); !reason.empty()) return reason;
   const Correlation task = correlation(p, pass == Pass::dgrad ? pass : Pass::fprop);
   return p.layout == Layout::nchw ? refuse_planar(task.axis, accumulator_size(p.dtype)) : refuse_phases(task.axis);
 }
@@ -81,7 +83,8 @@ Prepared<ConvProblem> prepare_pixel_gradient(const ConvProblem& p, const PlanOpt
 }
 
 Prepared<ConvProblem> prepare_planar(const ConvProblem& p, Pass pass, const PlanOptions& options) {
-  PlanarDepthwise task{correlation(p, pass), pass == Pass::fprop ? p.k : p.c, p.k_per_group(), nullptr};
+  PlanarDepthwise task{with_epilogue(correlation(p, pass), options), pass == Pass::fprop ? p.k : p.c, p.k_per_group(),
+                       nullptr};
   const auto plan = std::make_shared<PlanarPlan>(task.problem.axis, accumulator_size(p.dtype));
   const Planar& planar = plan->planar();
   task.planar = &planar;
@@ -89,22 +92,26 @@ Prepared<ConvProblem> prepare_planar(const ConvProblem& p, Pass pass, const Plan
   const int64_t tasks = p.n * task.channels * planar.axis[0].out * planar.bands;
   return {[task, plan, tasks, threads](const ConvArgs& args) {
             PlanarDepthwise run = task;
-            run.problem.src = args.a, run.problem.w = args.b, run.problem.bias = args.bias, run.problem.dst = args.out;
+            set_addresses(run.problem, args);
             parallel_for(tasks, tasks / 64 + 1, threads, kernels().planar_depthwise, &run);
           },
           0, concat(threads, " thread", threads == 1 ? "" : "s", ", ", tasks, " bands of ", planar.height, " rows")};
 }
 
 Prepared<ConvProblem> prepare_pixels(const ConvProblem& p, Pass pass, const PlanOptions& options) {
-  PixelDepthwise task{
-      correlation(p, pass), pass == Pass::fprop ? p.k : p.c, p.k_per_group(), volume(p.filter), {}, nullptr};
+  PixelDepthwise task{with_epilogue(correlation(p, pass), options),
+                      pass == Pass::fprop ? p.k : p.c,
+                      p.k_per_group(),
+                      volume(p.filter),
+                      {},
+                      nullptr};
   const auto phases = std::make_shared<Phases>(task.problem.axis);
   for (int i = 0; i < 3; ++i) task.phase[i] = phases->axis[i].data();
   const int threads = usable_threads(options.threads, cost(p, pass, options).microseconds > kSerialMicroseconds);
   const int64_t tasks = p.n * task.problem.axis[0].out * task.problem.axis[1].out;
   return {[task, phases, tasks, threads](const ConvArgs& args) {
             PixelDepthwise run = task;
-            run.problem.src = args.a, run.problem.w = args.b, run.problem.bias = args.bias, run.problem.dst = args.out;
+            set_addresses(run.problem, args);
             run.packed = args.workspace;
             parallel_for(run.channels, 256, threads, kernels().pixel_pack, &run);
             parallel_for(tasks, tasks / 64 + 1, threads, kernels().pixel_depthwise, &run);

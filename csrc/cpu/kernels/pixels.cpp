@@ -3,6 +3,8 @@
 // loaded once for all the taps of a filter row that use it; taps on padding are left out.
 #include "cpu/kernels/pixels.h"
 
+#include "cpu/kernels/finish.h"
+
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
 
@@ -166,6 +168,7 @@ void pixel_depthwise(const void* context, int64_t begin, int64_t end) {
         l.width = p.phase[2][f], l.out = to + f * c.dst_strides.at[2];
         if (l.width.outputs > 0) line_for<T>(l.width)(l);
       }
+      finish_in_place(c, to, c.axis[2].out * p.channels);
     }
   });
 }

@@ -2,6 +2,8 @@
 // rows times four vectors stay in registers, so that a source vector is loaded once for up to three filter rows.
 #include "cpu/kernels/planar.h"
 
+#include "cpu/kernels/finish.h"
+
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
 
@@ -187,6 +189,7 @@ void planar_band(const PlanarDepthwise& p, const Place<T>& at, const Memory<accu
         if (h == 0) prefetch(ahead + i * ahead_row, count * ahead_row * int64_t(sizeof(T)));
         row_chunk(b, t, m, i, count);
       }
+    finish_in_place(c, t.out, t.rows * t.pitch);  // fprop's rows follow one another; dgrad has no epilogue
   }
 }
 
