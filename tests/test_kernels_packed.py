@@ -59,7 +59,7 @@ def test_integers_are_exact(driver: Driver, case: ConvCase, dtype: str) -> None:
     for pass_ in PASSES:
         exact = conv_oracle(case, pass_, operands.double()).to(DTYPES[dtype])
         for layout in LAYOUTS:
-            kernels = set(driver.kernels(case, pass_, dtype, layout, "tf32")) & set(KERNELS)
+            kernels = set(driver.kernels(case, pass_, dtype, layout, math="tf32")) & set(KERNELS)
             assert pass_ == "dgrad" or "im2col" in kernels
             for kernel in kernels:
                 for offset in (0, 1):
