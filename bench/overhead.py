@@ -1,8 +1,9 @@
-"""What a call costs before any arithmetic: fastconv beside torch.nn.functional on a tiny CPU tensor, in one run.
+"""What a call costs before any arithmetic: fastconv beside torch.nn.functional on a tiny CPU tensor, in one run; and
+what choosing a kernel for a new problem costs, which a known problem does not pay.
 
     python -m bench.overhead [--rounds 300] [--calls 50] [--kernel native]
 
-The two rivals take turns, some milliseconds at a time, so that both see the same noise; a row has the median and the
+The rivals take turns, some milliseconds at a time, so that both see the same noise; a row has the median and the
 least over the rounds of the mean time of a call. Tiny tensors make the arithmetic negligible beside the call.
 """
 
@@ -12,6 +13,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch.nn import functional as torch_functional
@@ -86,8 +88,38 @@ def measure(rounds: int = 300, calls: int = 50) -> list[tuple[str, list[float], 
     return measured
 
 
+PASSES = ("fprop", "dgrad", "wgrad")
+
+
+def choosing(problems: int = 200) -> list[tuple[str, float, float]]:
+    """(backend and problem, median and most microseconds of a plan for a problem never seen before). The emulator's
+    table is that of the GPU.
+    """
+    rows = []
+    for backend in ("cpu", "emulator", "cuda"):
+        module = fastconv.backends()[backend].module
+        if module is None:
+            continue
+        for dtype, layout in (("float32", "nchw"), ("float16", "nhwc")):
+            times = []
+            for k in range(1, problems + 1):
+                square = {"input": [56, 56], "filter": [3, 3], "stride": [1, 1], "padding": [1, 1], "dilation": [1, 1]}
+                problem = module.ConvProblem(n=8, c=64, k=k, **square, dtype=dtype, layout=layout)
+                times += [_microseconds(partial(module.conv_plan, problem, pass_), 1) for pass_ in PASSES]
+            rows.append((f"{backend}, conv2d {dtype} {layout}", statistics.median(times), max(times)))
+    return rows
+
+
+def first_calls(problems: int = 200) -> list[float]:
+    """Microseconds of conv2d's first call at each of many shapes: checks, plan, guards and a tiny convolution."""
+    w = torch.randn(2, 2, 3, 3)
+    inputs = [torch.randn(1, 2, 4, width) for width in range(4, 4 + problems)]
+    with torch.no_grad():
+        return [_microseconds(partial(fastconv.functional.conv2d, x, w), 1) for x in inputs]
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=300)
     parser.add_argument("--calls", type=int, default=50)
@@ -105,6 +137,11 @@ def main() -> None:
                 a, b = value(ours), value(theirs)
                 columns += f"{a:>10.2f}{b:>10.2f}{a / b:>8.2f}"
             print(f"{name:<32}{columns}")
+        first = first_calls()
+        print(f"\n{'us for a new problem':<48}{'median':>10}{'most':>10}")
+        for name, median, most in choosing():
+            print(f"{'a choice: ' + name:<48}{median:>10.1f}{most:>10.1f}")
+        print(f"{'conv2d at a new shape, all of it':<48}{statistics.median(first):>10.1f}{max(first):>10.1f}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 ``python -m bench.resources`` reads the module with cuobjdump (the CUDA toolkit's, or PyPI's ``nvidia-cuda-cuobjdump``)
 and prints a table by architecture. Exit status 1 if any kernel uses local memory: a stack frame or ``.local`` bytes are
-what spilled registers, and arrays indexed at run time, turn into.
+what spilled registers, and arrays indexed at run time, turn into; or if the planner's table of registers is not what
+was built.
 """
 
 from __future__ import annotations
@@ -17,6 +18,12 @@ from typing import NamedTuple
 
 USAGE = re.compile(r"Function (\S+):\s*\n\s*REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 ARCHITECTURE = re.compile(r"^arch = (\S+)$", re.MULTILINE)
+
+
+#: The planner's table, and the architecture that it is of.
+TABLE = Path(__file__).parent.parent / "csrc" / "planner" / "registers.h"
+TABLE_LINE = re.compile(r'\{"([^"]+)", (\d+)\}')
+TABLE_ARCHITECTURE = "sm_90a"
 
 
 class Usage(NamedTuple):
@@ -64,8 +71,22 @@ def read_usage(module: Path, cuobjdump: str) -> list[Usage]:
     return sorted(usage)
 
 
+def misjudged(usage: list[Usage], table: str) -> list[str]:
+    """A sentence for each line of the planner's table that is not the most registers of the kernels it names, up to the
+    next multiple of 8, or that names none. Nothing if the table's architecture was not built.
+    """
+    built = [row for row in usage if row.architecture == TABLE_ARCHITECTURE]
+    sentences = []
+    for kernels, count in TABLE_LINE.findall(table) if built else ():
+        most = max((row.registers for row in built if re.search(kernels, row.kernel)), default=0)
+        if -(-most // 8) * 8 != int(count):
+            found = f"was built with {most} registers" if most else "is no kernel's name"
+            sentences.append(f"registers.h: {kernels!r}: {count} planned, {found}")
+    return sentences
+
+
 def main() -> int:
-    """Print the table; 1 if a kernel spills, 2 if there is nothing to read."""
+    """Print the table; 1 if a kernel spills or the planner is wrong about one, 2 if there is nothing to read."""
     modules = sorted((Path(__file__).parent.parent / "fastconv").glob("_cuda*.so"))
     cuobjdump = find_tool("cuobjdump")
     if not modules or not cuobjdump:
@@ -85,7 +106,9 @@ def main() -> int:
         )
     spilling = [row for row in usage if row.spills]
     print(f"{len(usage)} kernels, {len(spilling)} with local memory")
-    return 1 if spilling else 0
+    wrong = misjudged(usage, TABLE.read_text())
+    print("\n".join(wrong))
+    return 1 if spilling or wrong else 0
 
 
 if __name__ == "__main__":

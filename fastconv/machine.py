@@ -49,17 +49,20 @@ class Machine:
         return Floor(flops / self.flops_per_second * 1e6, traffic / self.bytes_per_second * 1e6)
 
 
-# Dense FLOP/s without sparsity, by dtype: NVIDIA H100 and H200 datasheets, SXM parts. float32 is the plain FFMA rate
-# ("ieee"; tf32 tensor cores reach 495e12), float64 the tensor cores' rate.
-_HOPPER = {"float64": 67e12, "float32": 67e12, "float16": 989e12, "bfloat16": 989e12}
+# Dense FLOP/s without sparsity, by dtype or by what float32 products are made of: NVIDIA H100 and H200 datasheets, SXM
+# parts. float32 is the plain FFMA rate, float64 the tensor cores'; tf32x3 takes three products for one.
+_HOPPER = {"float64": 67e12, "float32": 67e12, "tf32": 495e12, "tf32x3": 165e12, "float16": 989e12, "bfloat16": 989e12}
 _DATASHEETS = {"H100": (_HOPPER, 3.35e12), "H200": (_HOPPER, 4.8e12)}
 
 
-def gpu(dtype: str, device_name: str = "NVIDIA H100") -> Machine:
-    """The GPU called ``device_name``: from its datasheet if it is a known one, otherwise measured."""
+def gpu(dtype: str, device_name: str = "NVIDIA H100", math: str = "ieee") -> Machine:
+    """The GPU called ``device_name``: from its datasheet if it is a known one, otherwise measured. ``math`` is what
+    products of float32 are made of.
+    """
     for model, (rates, bandwidth) in _DATASHEETS.items():
         if model in device_name:
-            return Machine(f"{model} SXM", rates[dtype], bandwidth, "datasheet")
+            rate = rates[math if dtype == "float32" and math != "ieee" else dtype]
+            return Machine(f"{model} SXM", rate, bandwidth, "datasheet")
     return _measured(device_name, dtype, "cuda")
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import time
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch.nn import functional as torch_functional
 
 import fastconv
-from bench import counters, environment, gpu, layers, report, suite, timers
+from bench import counters, environment, gpu, layers, overhead, report, resources, suite, timers
 from bench.__main__ import main
 from bench.cases import Case
 
@@ -195,3 +196,26 @@ def test_environment():
     assert facts["threads"] == torch.get_num_threads() and facts["versions"]["torch"] == torch.__version__
     assert environment.slug("NVIDIA H100 80GB HBM3") == "nvidia-h100-80gb-hbm3"
     json.dumps(facts)
+
+
+def test_the_planners_registers_are_held_to_what_was_built():
+    table = '{"gemm<.*, false", 176}, {"gemm<.*, true", 192}'
+
+    def built(architecture: str, **registers: int) -> list[resources.Usage]:
+        names = {"plain": "gemm<f16, false>", "dgrad": "gemm<f16, true>", "wide": "gemm<float, false>"}
+        return [resources.Usage(architecture, names[name], count, 0, 0, 0) for name, count in registers.items()]
+
+    assert resources.misjudged(built("sm_90a", plain=160, wide=170, dgrad=192), table) == []
+    assert resources.misjudged(built("sm_80", plain=9), table) == []  # not what the table is of
+    (wrong,) = resources.misjudged(built("sm_90a", plain=177, dgrad=190), table)
+    assert wrong == "registers.h: 'gemm<.*, false': 176 planned, was built with 177 registers"
+    (wrong,) = resources.misjudged(built("sm_90a", plain=170), table)
+    assert wrong == "registers.h: 'gemm<.*, true': 192 planned, is no kernel's name"
+    lines = resources.TABLE_LINE.findall(resources.TABLE.read_text())
+    assert len(lines) >= 28 and all(re.compile(kernels) and int(count) % 8 == 0 for kernels, count in lines)
+
+
+def test_what_choosing_costs_is_measured():
+    rows = overhead.choosing(problems=3)
+    assert any(name.startswith("cpu") for name, *_ in rows) and all(0 < median <= most for _, median, most in rows)
+    assert len(overhead.first_calls(problems=3)) == 3

@@ -162,3 +162,53 @@ def test_floor_is_the_larger_bound():
     assert toy.floor(2e6, 1e3).bound == "arithmetic" and toy.floor(2e6, 1e3).microseconds == 2000.0
     assert toy.floor(1e6, 2e3).bound == "memory"
     assert machine.gpu("bfloat16", "NVIDIA H200").bytes_per_second > machine.gpu("bfloat16").bytes_per_second
+
+
+RESNET = ("conv", "--n", "32", "--c", "64", "--k", "64", "--size", "56", "--kernel", "3", "--padding", "1")
+
+
+@pytest.mark.parametrize("pass_", ["fprop", "dgrad", "wgrad"])
+def test_explain_reads_like_a_page(capsys, pass_):
+    """A layer of ResNet-50: the floor, figures for every candidate, a reason for each that is not the choice."""
+    if fastconv.backends()["emulator"].module is None:
+        pytest.skip(fastconv.backends()["emulator"].reason)
+    problem = (*RESNET, "--dtype", "float16", "--layout", "nhwc", "--pass", pass_, "--backend", "emulator")
+    text = explain(capsys, *problem)
+    lines = text.splitlines()
+    assert max(map(len, lines)) < 100 and len(lines) < 60
+    assert "7.40 GFLOP" in text and "25.8 MB" in text and "295, so this is memory-bound" in text
+    (choice,) = (line for line in lines if line.startswith("  →"))
+    name = choice.split()[1]
+    for column in ("DRAM", "L2", "cycles", "waves", "resident"):
+        assert column in text
+    rows = [line.split() for line in lines if " MB " in line and "(registers)" in line]
+    assert len(rows) == 5 and all(len(row) >= 12 for row in rows)
+    for kernel in dict(fastconv.backends()["emulator"].kernels("conv")):
+        assert text.count(f"    {kernel} ") + text.count(f"→  {kernel}") + text.count(f"  {kernel}:") >= 1, kernel
+    passed_over = text.partition("Passed over:")[2].partition("Refused:")[0]
+    assert passed_over.count("% longer: ") + passed_over.count("times as long: ") == 4 and name not in passed_over
+    (runner_up,) = (line for line in lines if line.startswith("  runner-up"))
+    assert runner_up.split()[1].rstrip(",") == passed_over.split()[0] and "% longer" in runner_up
+
+
+def test_explain_says_why_a_cheaper_kernel_is_passed_over(capsys):
+    """At a batch of 4096 another family would be cheaper: the figures of the page show it, and the reason."""
+    if fastconv.backends()["emulator"].module is None:
+        pytest.skip(fastconv.backends()["emulator"].reason)
+    problem = ("conv", "--n", "4096", "--c", "1", "--k", "4", "--size", "6", "--dtype", "float16", "--layout", "nhwc")
+    text = explain(capsys, *problem, "--pass", "dgrad", "--backend", "emulator")
+    assert "→  igemm_64x64" in text and "direct_16x128  adds up in another order than igemm_64x64" in text
+
+
+def test_tf32_is_judged_by_its_own_roof(capsys):
+    by_math = {math: explain(capsys, *RESNET, "--math", math, "--backend", "emulator") for math in ("ieee", "tf32")}
+    assert "67 TFLOP/s" in by_math["ieee"] and "495 TFLOP/s" in by_math["tf32"]
+
+
+def test_every_page_is_narrow(capsys):
+    for problem in (("conv", "--rank", "3", "--size", "14"), ("max_pool",), ("avg_pool", "--count-exclude-pad")):
+        for pass_ in ("fprop", "dgrad"):
+            for backend in ("cpu", "emulator"):
+                if fastconv.backends()[backend].module is not None:
+                    text = explain(capsys, *problem, "--pass", pass_, "--backend", backend)
+                    assert max(map(len, text.splitlines())) < 100, text

@@ -187,7 +187,15 @@ PYBIND11_MODULE(FASTCONV_MODULE, m) {
   py::class_<Cost>(m, "Cost", py::module_local())
       .def_readonly("microseconds", &Cost::microseconds)
       .def_readonly("flops", &Cost::flops)
-      .def_readonly("bytes", &Cost::bytes);
+      .def_readonly("bytes", &Cost::bytes)
+      .def_readonly("l2_bytes", &Cost::l2_bytes)
+      .def_readonly("cycles", &Cost::cycles)
+      .def_readonly("blocks", &Cost::blocks)
+      .def_readonly("waves", &Cost::waves)
+      .def_readonly("registers", &Cost::registers)
+      .def_readonly("blocks_per_sm", &Cost::blocks_per_sm)
+      .def_readonly("occupancy", &Cost::occupancy)
+      .def_property_readonly("occupancy_limit", [](const Cost& cost) { return std::string(cost.occupancy_limit); });
   py::class_<Candidate>(m, "Candidate", py::module_local())
       .def_readonly("kernel", &Candidate::kernel)
       .def_readonly("accepted", &Candidate::accepted)

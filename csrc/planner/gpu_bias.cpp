@@ -2,6 +2,7 @@
 #include "kernels/reduce_params.h"
 #include "planner/cost.h"
 #include "planner/gpu_conv.h"
+#include "planner/registers.h"
 
 namespace fastconv::planner {
 namespace {
@@ -13,10 +14,6 @@ std::string refuse_bias(const ConvProblem& p, Pass pass, const PlanOptions&) {
   if (p.n == 0) return "the tensors are empty: there is nothing to launch";
   if (p.k > largest_grid) return "more than 2^31 - 1 channels";
   return "";
-}
-
-Cost cost_bias(const ConvProblem& p, Pass pass, const PlanOptions&) {
-  return roofline(p.dtype, {1, 0, 1, p.bytes(pass)});
 }
 
 BiasParams bias_params(const ConvProblem& p, const PlanOptions& options) {
@@ -37,6 +34,15 @@ BiasParams bias_params(const ConvProblem& p, const PlanOptions& options) {
   params.slices = int(ceil_div(total, params.slice_length));
   params.partial = params.slices > 1;
   return params;
+}
+
+double blocks_of(const ConvProblem& p, const BiasParams& params) {
+  return double((params.channels_last ? ceil_div(p.k, 32) : p.k) * params.slices);
+}
+
+Cost cost_bias(const ConvProblem& p, Pass pass, const PlanOptions& options) {
+  const double blocks = blocks_of(p, bias_params(p, options));
+  return roofline(p.dtype, {blocks, 0, 1, p.bytes(pass), 0, 0, {reduce_threads, bias_sum.count, 0}});
 }
 
 struct BiasRun {

@@ -84,11 +84,13 @@ std::string refuse_size(const ConvProblem& p) {
 }
 
 Cost gemm_cost(const ConvProblem& p, Pass pass, const PlanOptions& options, const BlockTile& tile, int64_t depth,
-               double efficiency, double peak) {
+               double efficiency, double peak, const Footprint& footprint) {
   const Gemm gemm = gemm_of(p, pass);
-  const double tiles = double(tiles_of(p, gemm, tile));
-  Work work{tiles, 2.0 * tile.rows * tile.columns * double(ceil_div(gemm.depth, depth) * depth), efficiency,
-            traffic(p, pass, options), peak};
+  const double tiles = double(tiles_of(p, gemm, tile)), padded = double(ceil_div(gemm.depth, depth) * depth);
+  Work work{tiles, 2.0 * tile.rows * tile.columns * padded, efficiency, traffic(p, pass, options), peak, 0, footprint};
+  // Every block loads the operands of its tile; the result is stored once.
+  const int64_t out = pass == Pass::fprop ? p.y_elements() : pass == Pass::dgrad ? p.x_elements() : p.w_elements();
+  work.l2_bytes = (tiles * padded * double(tile.rows + tile.columns) + double(out)) * double(size_of(p.dtype));
   // The gathered source is read once a row tile; from L2 while it fits there.
   const double source = double((pass == Pass::dgrad ? p.y_elements() : p.x_elements()) * size_of(p.dtype));
   if (source > h100.l2_bytes) work.bytes += source * double(ceil_div(gemm.rows, tile.rows) - 1);
@@ -97,7 +99,7 @@ Cost gemm_cost(const ConvProblem& p, Pass pass, const PlanOptions& options, cons
   work.blocks *= double(slices.count), work.block_flops /= double(slices.count);
   if (slices.count == 1) return roofline(p.dtype, work);
   const double partial = double(slices.count * p.w_elements() * accumulator_bytes(p.dtype));
-  work.bytes += partial;
+  work.bytes += partial, work.l2_bytes += partial;
   return roofline(p.dtype, work) + roofline(p.dtype, {1, 0, 1, partial + double(p.w_elements() * size_of(p.dtype))});
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/direct_params.h"
+#include "planner/cost.h"
 #include "planner/gpu.h"
 
 namespace fastconv::planner {
@@ -41,7 +42,7 @@ void sum_slices(DType dtype, const ConvArgs& args, int64_t elements, int64_t sli
 
 // What a pass takes as a GEMM in tiles: stages of `depth`, at `efficiency` of `peak` FLOP/s (0: of the CUDA cores).
 Cost gemm_cost(const ConvProblem& p, Pass pass, const PlanOptions& options, const BlockTile& tile, int64_t depth,
-               double efficiency, double peak);
+               double efficiency, double peak, const Footprint& footprint = {});
 
 // What every launch of a pass needs besides the addresses. `vector`: elements that a vector store writes.
 kernels::GatherParams gather_params(const ConvProblem& p, Pass pass, const PlanOptions& options, const BlockTile& tile,

@@ -2,6 +2,7 @@
 #include "kernels/depthwise_params.h"
 #include "planner/cost.h"
 #include "planner/gpu_conv.h"
+#include "planner/registers.h"
 
 namespace fastconv::planner {
 namespace {
@@ -66,8 +67,13 @@ Cost cost(const ConvProblem& p, Pass pass, const PlanOptions& options) {
   constexpr double efficiency = 0.1;
   const double reads = pass == Pass::wgrad ? double(ceil_div(taps_of(p), depthwise_taps)) : 1;
   const double blocks = h100.multiprocessors;
-  const Cost main = roofline(p.dtype, {blocks, p.flops(pass) / blocks, efficiency, traffic(p, pass, options) * reads});
-  if (pass != Pass::wgrad || slices_of(p, wgrad_tiles(p), options).count == 1) return main;
+  Cost main = roofline(p.dtype, {blocks, p.flops(pass) / blocks, efficiency, traffic(p, pass, options) * reads});
+  const int64_t slices = pass == Pass::wgrad ? slices_of(p, wgrad_tiles(p), options).count : 1;
+  const Shape layout = pass == Pass::wgrad ? Shape{} : layout_of(p, pass, wants_vectors(p));
+  set_occupancy(
+      main, double(pass == Pass::wgrad ? wgrad_tiles(p) * slices : layout.blocks),
+      {depthwise_threads, (pass == Pass::wgrad ? depthwise_wgrad : depthwise_gather).count, int(layout.shared_bytes)});
+  if (slices == 1) return main;
   return main + roofline(p.dtype, {1, 0, 1, double(p.w_elements() * 8)});
 }
 

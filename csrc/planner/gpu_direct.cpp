@@ -2,6 +2,7 @@
 // parameters.
 #include "kernels/direct_launch.h"
 #include "planner/gpu_conv.h"
+#include "planner/registers.h"
 
 namespace fastconv::planner {
 namespace {
@@ -34,18 +35,6 @@ std::string refuse_direct(const ConvProblem& p, Pass pass, const PlanOptions& op
 
 // ---- cost ----
 
-// Fractions of an SM's peak that the main loops are expected to reach (instruction counts of the inner loop).
-constexpr double efficiency_of(DirectTile tile) {
-  return tile == DirectTile::large ? 0.7 : tile == DirectTile::square ? 0.45 : 0.3;
-}
-
-template <DirectTile tile>
-Cost cost_direct(const ConvProblem& p, Pass pass, const PlanOptions& options) {
-  return gemm_cost(p, pass, options, block_of(tile), direct_depth, efficiency_of(tile), 0);
-}
-
-// ---- prepare ----
-
 Access access_of(const ConvProblem& p, Pass pass) {
   if (p.layout == Layout::nchw) return Access::nchw;
   const int64_t v = vector_elements(p.dtype);
@@ -53,6 +42,22 @@ Access access_of(const ConvProblem& p, Pass pass) {
   const bool other = (pass == Pass::wgrad ? p.k_per_group() : p.c_per_group()) % v == 0;
   return source && other ? Access::nhwc_vector : Access::nhwc;
 }
+
+// Fractions of an SM's peak that the main loops are expected to reach (instruction counts of the inner loop).
+constexpr double efficiency_of(DirectTile tile) {
+  return tile == DirectTile::large ? 0.7 : tile == DirectTile::square ? 0.45 : 0.3;
+}
+
+template <DirectTile tile>
+Cost cost_direct(const ConvProblem& p, Pass pass, const PlanOptions& options) {
+  // Two stages of both operands.
+  const int shared =
+      int(2 * direct_depth * accumulator_bytes(p.dtype)) * (shape_of(tile).rows + shape_of(tile).columns);
+  return gemm_cost(p, pass, options, block_of(tile), direct_depth, efficiency_of(tile), 0,
+                   {direct_threads, direct_registers(tile, access_of(p, pass), pass, p.dtype), shared});
+}
+
+// ---- prepare ----
 
 // Runs fprop or dgrad with the addresses at hand; misaligned ones (a slice of a bigger buffer) are walked by elements.
 struct GatherRun {

@@ -2,6 +2,7 @@
 #include "kernels/igemm_launch.h"
 #include "planner/cost.h"
 #include "planner/gpu_lowering.h"
+#include "planner/registers.h"
 
 namespace fastconv::planner {
 namespace {
@@ -122,8 +123,11 @@ Cost cost(const ConvProblem& p, Pass pass, const PlanOptions& options) {
   constexpr IgemmShape shape = shape_of(tile);
   const Lowering lowering = lowering_of(p, pass, reading);
   const ConvProblem& inner = lowering.inner;
-  const Cost gemm = gemm_cost(inner, pass, options, block_of(shape), stage_depth(shape, inner),
-                              efficiency_of(shape, copy_bytes(inner, pass, reading, tile)), tensor_peak(p, options));
+  const int bytes = copy_bytes(inner, pass, reading, tile);
+  const int registers = igemm_registers(tile, pass, options.math, reading == Reading::planes, bytes < 16);
+  const Cost gemm =
+      gemm_cost(inner, pass, options, block_of(shape), stage_depth(shape, inner), efficiency_of(shape, bytes),
+                tensor_peak(p, options), {shape.threads(), registers, shape.shared_bytes()});
   return gemm + packing_cost(lowering);
 }
 

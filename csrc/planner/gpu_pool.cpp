@@ -2,6 +2,7 @@
 #include "kernels/pool_params.h"
 #include "planner/cost.h"
 #include "planner/gpu.h"
+#include "planner/registers.h"
 
 namespace fastconv::planner {
 namespace {
@@ -135,7 +136,16 @@ Cost cost_direct(const PoolProblem& p, Pass pass, const PlanOptions&) {
   const double spread =
       p.layout == Layout::nchw && pass == Pass::fprop ? 2.0 * double(std::min<int64_t>(p.stride[2], 8)) : 1;
   const double scalar = p.layout == Layout::nhwc && !channel_vectors(p) ? 1.5 : 1;
-  return roofline(p.dtype, {1, 0, 1, p.bytes(pass) * spread * scalar});
+  const int registers = pass == Pass::fprop   ? pool_forward.count
+                        : pass == Pass::dgrad ? pool_backward.count
+                                              : pool_gather.count;
+  return roofline(p.dtype, {double(blocks_of(p, pass, channel_vectors(p))),
+                            0,
+                            1,
+                            p.bytes(pass) * spread * scalar,
+                            0,
+                            0,
+                            {pool_threads, registers, 0}});
 }
 
 // ---- staged ----
@@ -198,7 +208,13 @@ Cost cost_staged(const PoolProblem& p, Pass pass, const PlanOptions&) {
   const Staging s = staging_of(p);
   // Rims of neighbouring tiles are read twice, mostly from L2.
   const double staged = double(staged_blocks(p, s)) * double(s.bytes), once = double(p.x_elements() * size_of(p.dtype));
-  return roofline(p.dtype, {1, 0, 1, p.bytes(pass) + std::max(0.0, staged - once) / 2});
+  return roofline(p.dtype, {double(staged_blocks(p, s)),
+                            0,
+                            1,
+                            p.bytes(pass) + std::max(0.0, staged - once) / 2,
+                            0,
+                            p.bytes(pass) + std::max(0.0, staged - once),
+                            {pool_threads, pool_staged.count, int(s.bytes)}});
 }
 
 struct StagedPoolRun {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 import textwrap
 from functools import partial
 from types import ModuleType
@@ -37,6 +38,9 @@ FORMULAS = {
 }
 #: pass of a transposed convolution -> pass of the convolution that it transposes
 TRANSPOSED = {"fprop": "dgrad", "dgrad": "fprop", "wgrad": "wgrad"}
+#: No line of a page is longer, in characters.
+WIDTH = 99
+
 LETTERS = "u stride, d dilation, a padding"
 
 
@@ -112,7 +116,7 @@ def run(options: argparse.Namespace) -> int:
         print(
             f"{options.pass_} of a transposed convolution: of the convolution below, its input is y and its result x\n"
         )
-    print(page(plan, options.kind, options.backend))
+    print(page(plan, options.kind, options.backend, getattr(options, "math", "ieee")))
     return 0
 
 
@@ -171,16 +175,24 @@ def _pool_plan(module: ModuleType, options: argparse.Namespace) -> Any:
     return module.pool_plan(problem, options.pass_, offsets=options.kind == "max", **_plan_options(options))
 
 
-def page(plan: Any, kind: str, backend: str) -> str:
-    """The page about ``plan``, a ConvPlan or PoolPlan of any backend; ``kind`` is conv, max or average."""
+def page(plan: Any, kind: str, backend: str, math: str = "ieee") -> str:
+    """The page about ``plan``, a ConvPlan or PoolPlan of any backend; ``kind`` is conv, max or average, ``math`` what
+    float32 products are made of. No line is longer than WIDTH.
+    """
+    peak = machine.cpu(plan.problem.dtype) if backend == "cpu" else machine.gpu(plan.problem.dtype, math=math)
+    floor = peak.floor(plan.problem.flops(plan.pass_), plan.problem.bytes(plan.pass_))
     sections = [
-        f"{plan.pass_} of {plan.problem!r}",
+        _filled(f"{plan.pass_} of {plan.problem!r}", "", "  "),
         _heading("What is computed") + _formula(plan, kind),
-        _heading("The floor") + _floor(plan, backend),
-        _heading(f"The candidates of backend {backend}") + _candidates(plan, backend),
+        _heading("The floor") + _floor(plan, peak, floor),
+        _heading(f"The candidates of backend {backend}") + _candidates(plan, floor.microseconds),
         _heading("The plan") + _choice(plan),
     ]
     return "\n\n".join(sections)
+
+
+def _filled(text: str, first: str, rest: str) -> str:
+    return textwrap.fill(text, WIDTH, initial_indent=first, subsequent_indent=rest)
 
 
 def _heading(title: str) -> str:
@@ -191,7 +203,7 @@ def _formula(plan: Any, kind: str) -> str:
     problem = plan.problem
     lines = [f"  {FORMULAS[kind, plan.pass_]}"]
     if problem.rank != 2:
-        lines[0] += f"   (two axes shown, the problem has {problem.rank})"
+        lines.append(f"  (two axes shown, the problem has {problem.rank})")
     if kind == "conv" and plan.epilogue:
         lines.append(f"  and the epilogue {plan.epilogue}")
     lines.append(f"  with {LETTERS}; layout {problem.layout}, {problem.dtype}")
@@ -234,14 +246,8 @@ def _product(values: list[int]) -> int:
     return result
 
 
-def _machine(plan: Any, backend: str) -> machine.Machine:
-    return machine.cpu(plan.problem.dtype) if backend == "cpu" else machine.gpu(plan.problem.dtype)
-
-
-def _floor(plan: Any, backend: str) -> str:
+def _floor(plan: Any, peak: machine.Machine, floor: machine.Floor) -> str:
     flops, traffic = plan.problem.flops(plan.pass_), plan.problem.bytes(plan.pass_)
-    peak = _machine(plan, backend)
-    floor = peak.floor(flops, traffic)
     balance = peak.flops_per_second / peak.bytes_per_second
     rates = f"{units.si(peak.flops_per_second, 'FLOP/s')} and {units.si(peak.bytes_per_second, 'B/s')}"
     return "\n".join(
@@ -250,49 +256,92 @@ def _floor(plan: Any, backend: str) -> str:
             f"  traffic  {units.si(traffic, 'B')}: each operand read once, the result written once",
             f"  ratio    {units.significant(flops / traffic if traffic else 0)} FLOP/B; the machine balances at "
             f"{units.significant(balance)}, so this is {floor.bound}-bound",
-            f"  machine  {peak.name}: {rates} ({peak.source})",
+            _filled(f"machine  {peak.name}: {rates} ({peak.source})", "  ", " " * 11),
             f"  floor    {units.microseconds(floor.microseconds)}, the larger of arithmetic "
             f"{units.microseconds(floor.arithmetic)} and memory {units.microseconds(floor.memory)}",
         ]
     )
 
 
-def _candidates(plan: Any, backend: str) -> str:
-    floor = _machine(plan, backend).floor(plan.problem.flops(plan.pass_), plan.problem.bytes(plan.pass_)).microseconds
-    last_resort = backend_module(backend).LAST_RESORT_MICROSECONDS
-    rows = [["", "kernel", "predicted", "× floor"]]
-    refusals = []
-    for candidate in sorted(plan.candidates, key=lambda c: (not c.accepted, c.cost.microseconds)):
-        if not candidate.accepted:
-            refusals.append(candidate)
-            continue
-        predicted = candidate.cost.microseconds
-        mark = "→" if candidate.kernel == plan.kernel else ""
-        if predicted >= last_resort:
-            rows.append([mark, candidate.kernel, "last resort", ""])
-            continue
-        over = units.significant(predicted / floor) if floor else ""
-        rows.append([mark, candidate.kernel, units.microseconds(predicted), over])
-    text = "  Accepted, cheapest first by the planner's cost model:\n"
-    text += units.table(rows, indent="  ", right=frozenset({2, 3}))
-    if not rows[1][0]:
+# ---- candidates ----
+def _is_priced(candidate: Any, module: ModuleType) -> bool:
+    return candidate.accepted and candidate.cost.microseconds < module.LAST_RESORT_MICROSECONDS
+
+
+def _candidates(plan: Any, floor: float) -> str:
+    module = sys.modules[type(plan).__module__]
+    by_cost = sorted(plan.candidates, key=lambda each: each.cost.microseconds)
+    priced = [each for each in by_cost if _is_priced(each, module)]
+    text = "  Accepted, cheapest first by the planner's cost model:\n" + _costs(plan, priced, floor)
+    others = [each.kernel for each in by_cost if each.accepted and each not in priced]
+    if others:
+        mark = "→  " if plan.is_aten else ""
+        text += f"\n  {mark}{', '.join(others)}: the last resort, run only where nothing else can"
+    if any(each.cost.blocks_per_sm for each in priced):
         text += (
-            "\n  → is the cheapest that adds up in the order chosen for a batch of 32, so that a sample's bits do not"
+            "\n  DRAM and L2: bytes moved. Cycles: those that the busiest SM computes at its peak, padding of"
+            "\n  tiles included. Resident: blocks an SM holds, their share of its threads, what runs out first."
         )
-        text += "\n  depend on the batch it comes in."
-    if refusals:
-        text += "\n  Refused:"
-        width = max(len(candidate.kernel) for candidate in refusals)
-        for candidate in refusals:
-            start = f"    {candidate.kernel.ljust(width)}  "
-            rest = " " * len(start)
-            text += "\n" + textwrap.fill(candidate.reason, 110, initial_indent=start, subsequent_indent=rest)
-    return text
+    passed_over = [each for each in priced if each.kernel != plan.kernel]
+    if passed_over:
+        text += "\n  Passed over:\n" + _lines([(each.kernel, _why_not(plan, each)) for each in passed_over])
+    refused = [(each.kernel, each.reason) for each in plan.candidates if not each.accepted]
+    return text + ("\n  Refused:\n" + _lines(refused) if refused else "")
 
 
+def _costs(plan: Any, priced: list[Any], floor: float) -> str:
+    head = ["", "kernel", "predicted", "× floor", "DRAM", "L2", "cycles", "waves", "resident"]
+    rows = [head]
+    for each in priced:
+        cost = each.cost
+        row = ["→" if each.kernel == plan.kernel else "", each.kernel, units.microseconds(cost.microseconds)]
+        row += [units.significant(cost.microseconds / floor) if floor else "", units.si(cost.bytes, "B")]
+        if cost.blocks_per_sm:
+            resident = f"{cost.blocks_per_sm}, {cost.occupancy:.0%} ({cost.occupancy_limit})"
+            row += [units.si(cost.l2_bytes, "B"), f"{cost.cycles:,.0f}", f"{cost.waves:,.0f}", resident]
+        else:
+            row += [""] * 4
+        rows.append(row)
+    used = [i for i in range(len(head)) if any(row[i] for row in rows[1:]) or i == 0]
+    rows = [[row[i] for i in used] for row in rows]
+    return units.table(rows, indent="  ", right=frozenset(range(2, 8)))
+
+
+def _why_not(plan: Any, other: Any) -> str:
+    """Why an accepted kernel is not the choice, from the figures."""
+    mine, theirs = plan.cost, other.cost
+    if theirs.microseconds < mine.microseconds:
+        return (
+            f"adds up in another order than {plan.kernel}, the choice for a batch of 32: a sample's bits must not "
+            "depend on the batch it comes in"
+        )
+    reasons = []
+    for name, of_other, of_mine in (("cycles", theirs.cycles, mine.cycles), ("DRAM bytes", theirs.bytes, mine.bytes)):
+        if of_mine and of_other > 1.02 * of_mine:
+            reasons.append(f"{units.significant(of_other / of_mine)} × the {name}")
+    because = ", ".join(reasons) or "a less efficient main loop"
+    return f"{_longer(theirs.microseconds, mine.microseconds)}: {because}"
+
+
+def _longer(a: float, b: float) -> str:
+    if a < b:
+        return f"is cheaper by {1 - a / b:.0%}"
+    return f"takes {a / b - 1:.0%} longer" if a < 2 * b else f"takes {units.significant(a / b)} times as long"
+
+
+def _lines(rows: list[tuple[str, str]]) -> str:
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(_filled(text, f"    {name.ljust(width)}  ", " " * (width + 6)) for name, text in rows)
+
+
+# ---- the plan ----
 def _choice(plan: Any) -> str:
-    lines = [f"  {plan.kernel}" + (f": {plan.detail}" if plan.detail else "")]
+    text = plan.kernel + (f": {plan.detail}" if plan.detail else "")
     if plan.is_aten:
-        lines[0] += ": PyTorch's own operator, called by fastconv"
-    lines.append(f"  workspace {units.si(plan.workspace_bytes, 'B')}")
+        text += ": PyTorch's own operator, called by fastconv"
+    lines = [_filled(text, "  ", "    "), f"  workspace  {units.si(plan.workspace_bytes, 'B')}"]
+    found = [each for each in plan.candidates if each.kernel == plan.runner_up]
+    if found and _is_priced(found[0], sys.modules[type(plan).__module__]):
+        longer = _longer(found[0].cost.microseconds, plan.cost.microseconds)
+        lines.append(f"  runner-up  {plan.runner_up}, {longer}")
     return "\n".join(lines)

@@ -32,11 +32,17 @@ struct PlanOptions {
   bool indices = false;  // max-pool fprop: store torch's int64 plane indices
 };
 
-// What a kernel would take, as its own model sees it. Microseconds decide; the rest explains them.
+// What a kernel would take, as its own model sees it. Microseconds decide; the rest explains them. Zero: not modelled.
 struct Cost {
   double microseconds = 0;
-  double flops = 0;
-  double bytes = 0;
+  double flops = 0;     // padding of the tiles included
+  double bytes = 0;     // to and from DRAM
+  double l2_bytes = 0;  // between L2 and the SMs
+  double cycles = 0;    // that the busiest SM's tensor cores, or CUDA cores, are at work, at their peak
+  double blocks = 0, waves = 0;
+  int registers = 0, blocks_per_sm = 0;  // of a thread; resident at once
+  double occupancy = 0;                  // resident threads, of the most that an SM holds
+  const char* occupancy_limit = "";      // what is used up first
 };
 
 // Addresses as they come from Python. conv: (a, b) is (x, w) in fprop, (gy, w) in dgrad, (x, gy) in wgrad, (gy, null)

@@ -1,0 +1,60 @@
+// Registers a thread, for the planner, which has no ptxas when it runs: what ptxas says for sm_90a, the most of the
+// kernels whose names match, up to the next multiple of 8 (as warps are given them). `make resources` reads these
+// lines and holds them to what was built.
+#pragma once
+
+#include "kernels/direct_launch.h"
+#include "kernels/igemm_launch.h"
+
+namespace fastconv::planner {
+
+struct Registers {
+  const char* kernels;  // a regular expression over their demangled names
+  int count;
+};
+
+constexpr Registers igemm_large[] = {{"igemm_gather<.*WarpTiling<128, 128,[^>]*>, false", 176},
+                                     {"igemm_gather<.*WarpTiling<128, 128,[^>]*>, true", 192},
+                                     {"igemm_wgrad<.*WarpTiling<128, 128,", 184}};
+constexpr Registers igemm_tall[] = {{"igemm_gather<.*, [01], .*WarpTiling<64, 128,[^>]*>, false", 128},
+                                    {"igemm_gather<.*, [01], .*WarpTiling<64, 128,[^>]*>, true", 144},
+                                    {"igemm_wgrad<.*, [01], .*WarpTiling<64, 128,", 128}};
+constexpr Registers igemm_tall_x3[] = {{"igemm_gather<.*, 2, .*WarpTiling<64, 128,[^>]*>, false", 248},
+                                       {"igemm_gather<.*, 2, .*WarpTiling<64, 128,[^>]*>, true", 256},
+                                       {"igemm_wgrad<.*, 2, .*WarpTiling<64, 128,", 208}};
+constexpr Registers igemm_square[] = {{"igemm_gather<.*, [01], .*WarpTiling<64, 64,[^>]*>, false, 16", 112},
+                                      {"igemm_gather<.*, [01], .*WarpTiling<64, 64,[^>]*>, true, 16", 128},
+                                      {"igemm_wgrad<.*, [01], .*WarpTiling<64, 64,[^>]*>, 16", 128}};
+constexpr Registers igemm_square_x3[] = {{"igemm_gather<.*, 2, .*WarpTiling<64, 64,[^>]*>, false, 16", 160},
+                                         {"igemm_gather<.*, 2, .*WarpTiling<64, 64,[^>]*>, true, 16", 184},
+                                         {"igemm_wgrad<.*, 2, .*WarpTiling<64, 64,[^>]*>, 16", 168}};
+// Copies of two or four bytes.
+constexpr Registers igemm_narrow[] = {{"igemm_gather<.*, [01], .*WarpTiling<64, 64,[^>]*>, false, [24]", 200},
+                                      {"igemm_gather<.*, [01], .*WarpTiling<64, 64,[^>]*>, true, [24]", 224},
+                                      {"igemm_wgrad<.*, [01], .*WarpTiling<64, 64,[^>]*>, [24]", 144}};
+constexpr Registers igemm_narrow_x3[] = {{"igemm_gather<.*, 2, .*WarpTiling<64, 64,[^>]*>, false, [24]", 192},
+                                         {"igemm_gather<.*, 2, .*WarpTiling<64, 64,[^>]*>, true, [24]", 224},
+                                         {"igemm_wgrad<.*, 2, .*WarpTiling<64, 64,[^>]*>, [24]", 192}};
+constexpr Registers depthwise_gather = {"depthwise<", 64}, depthwise_wgrad = {"depthwise_wgrad<", 144};
+constexpr Registers pool_forward = {"pool_forward<", 128}, pool_backward = {"pool_backward<", 120};
+constexpr Registers pool_gather = {"pool_gather<", 48}, pool_staged = {"pool_staged<", 48};
+constexpr Registers bias_sum = {"bias_sum<", 56};
+
+constexpr int igemm_registers(kernels::IgemmTile tile, Pass pass, Math math, bool narrow) {
+  using kernels::IgemmTile;
+  const bool x3 = math == Math::tf32x3;
+  const Registers* lines = tile == IgemmTile::large  ? igemm_large
+                           : tile == IgemmTile::tall ? (x3 ? igemm_tall_x3 : igemm_tall)
+                           : narrow                  ? (x3 ? igemm_narrow_x3 : igemm_narrow)
+                                                     : (x3 ? igemm_square_x3 : igemm_square);
+  return lines[pass == Pass::fprop ? 0 : pass == Pass::dgrad ? 1 : 2].count;
+}
+
+// As the launch bounds of direct.h have it (resident_blocks): an SM holds two blocks, of 256 threads, or one.
+constexpr int direct_registers(kernels::DirectTile tile, kernels::Access walk, Pass pass, DType dtype) {
+  using kernels::Access, kernels::DirectTile;
+  const bool wide_sweep = pass == Pass::wgrad ? tile == DirectTile::flat && walk == Access::nchw : walk == Access::nhwc;
+  return dtype == DType::f64 || tile == DirectTile::large || wide_sweep ? 256 : 128;
+}
+
+}  // namespace fastconv::planner
