@@ -337,6 +337,16 @@ def test_the_race_checker_takes_no_memory_for_what_is_not_touched():
     np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.parametrize(("schedule", "ran"), [("forward", range(2)), ("reverse", range(2, 4))])
+def test_some_blocks_of_a_grid(schedule: str, ran: range):
+    """The first in the schedule's order; the grid itself is whole."""
+    x, y = np.arange(256, dtype=np.float32), np.full(256, -1, np.float32)
+    with configured(schedule=schedule, blocks=2):
+        emulate("strided_copy_4", [x, y], [1, 0, 1], grid=(4, 1, 1), block=(64, 1, 1))
+    mine = np.isin(np.arange(256) // 64, ran)
+    np.testing.assert_array_equal(y, np.where(mine, x, -1))
+
+
 def test_an_error_leaves_the_emulator_usable():
     for _ in range(3):
         with pytest.raises(RuntimeError, match="race"):
@@ -363,7 +373,7 @@ def test_settings_are_checked_and_restored():
         module.configure(schedule="sideways")
     with pytest.raises(RuntimeError, match="poison: expected nan or garbage, got 'arsenic'"):
         module.configure(poison="arsenic")
-    with configured(schedule="random", seed=7, poison="garbage", race_check=True, count=False, threads=3):
+    with configured(schedule="random", seed=7, poison="garbage", race_check=True, count=False, threads=3, blocks=5):
         assert module.configure() == {
             "schedule": "random",
             "seed": 7,
@@ -371,6 +381,7 @@ def test_settings_are_checked_and_restored():
             "race_check": True,
             "count": False,
             "threads": 3,
+            "blocks": 5,
         }
     assert module.configure() == before
 

@@ -14,7 +14,7 @@ namespace {
 
 py::dict configure(const std::optional<std::string>& schedule, std::optional<uint64_t> seed,
                    const std::optional<std::string>& poison, std::optional<bool> race_check, std::optional<bool> count,
-                   std::optional<int> threads) {
+                   std::optional<int> threads, std::optional<int64_t> blocks) {
   Settings chosen = settings();
   py::dict before;
   before["schedule"] = name_of(chosen.schedule);
@@ -23,12 +23,14 @@ py::dict configure(const std::optional<std::string>& schedule, std::optional<uin
   before["race_check"] = chosen.race_check;
   before["count"] = chosen.count;
   before["threads"] = chosen.threads;
+  before["blocks"] = chosen.blocks;
   if (schedule) chosen.schedule = parse_schedule(*schedule);
   if (poison) chosen.poison = parse_poison(*poison);
   chosen.seed = seed.value_or(chosen.seed);
   chosen.race_check = race_check.value_or(chosen.race_check);
   chosen.count = count.value_or(chosen.count);
   chosen.threads = threads.value_or(chosen.threads);
+  chosen.blocks = blocks.value_or(chosen.blocks);
   set_settings(chosen);
   return before;
 }
@@ -58,6 +60,7 @@ void bind_backend_extras(py::module_& m) {
   const auto none = py::none();
   m.def("configure", &configure, py::kw_only(), py::arg("schedule") = none, py::arg("seed") = none,
         py::arg("poison") = none, py::arg("race_check") = none, py::arg("count") = none, py::arg("threads") = none,
+        py::arg("blocks") = none,
         "Changes the settings that are given, for all later launches; returns the settings as they were, so that "
         "configure(**before) restores them.");
   m.def("counters", &counters,

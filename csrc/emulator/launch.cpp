@@ -107,8 +107,7 @@ class GridRun {
   void run(int os_threads) {
     std::vector<std::thread> helpers;
     try {
-      for (int64_t i = 1; i < std::min<int64_t>(os_threads, grid_.blocks); ++i)
-        helpers.emplace_back([this] { work(); });
+      for (int64_t i = 1; i < std::min<int64_t>(os_threads, last_); ++i) helpers.emplace_back([this] { work(); });
     } catch (const std::system_error&) {
       // No more OS threads to be had: those there are do the work.
     }
@@ -124,7 +123,7 @@ class GridRun {
     Counters counted;
     try {
       std::unique_ptr<Block> block = pool().take();
-      for (int64_t i; !stop_ && (i = next_++) < grid_.blocks;) {
+      for (int64_t i; !stop_ && (i = next_++) < last_;) {
         const std::string diagnosis = block->run(grid_, order_[i]);
         counted += block->counters;
         if (!diagnosis.empty()) fail_block(order_[i], diagnosis);
@@ -146,6 +145,7 @@ class GridRun {
 
   Grid& grid_;
   const BlockOrder& order_;
+  const int64_t last_ = grid_.settings.blocks ? std::min(grid_.settings.blocks, grid_.blocks) : grid_.blocks;
   std::atomic<int64_t> next_{0};
   std::atomic<bool> stop_{false};
   std::mutex mutex_;  // of what follows

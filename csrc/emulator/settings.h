@@ -18,6 +18,9 @@ struct Settings {
   bool race_check = false;      // FASTCONV_EMULATOR_RACE_CHECK = 0 | 1
   bool count = true;            // FASTCONV_EMULATOR_COUNT = 0 | 1: memory counters
   int threads = 0;              // FASTCONV_EMULATOR_THREADS: OS threads for the blocks of a grid; 0: all cores
+  // Only so many blocks of each grid, the first in the schedule's order; 0: all. For grids too large to run, whose far
+  // end is what matters.
+  int64_t blocks = 0;
 };
 
 // The settings of launches from now on. Guarded by a mutex; the first call reads the environment and throws
