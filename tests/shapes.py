@@ -226,6 +226,15 @@ CONV_RIGOROUS = (
         conv(f"input {h}x{w}", 3, 2, 3, (h, w), 3, 1, 1)
         for h, w in ((1, 1), (1, 2), (2, 1), (31, 2), (2, 37), (17, 16))
     ),
+    # Every channel count up to a vector, and one beside a tile's; primes; nothing the same on two axes.
+    *(
+        conv(f"C{c} K{k} at {h}x{w}", 1, c, k, (h, w), (3, 2), (2, 1), ((1, 0), (0, 2)), (1, 2))
+        for c, k, h, w in (
+            (1, 9, 13, 7), (2, 8, 11, 5), (3, 7, 7, 13), (4, 6, 5, 11), (5, 5, 17, 3), (6, 4, 3, 17), (7, 3, 7, 7),
+            (8, 2, 11, 11), (9, 1, 13, 5), (31, 33, 5, 7), (33, 31, 7, 5), (127, 2, 5, 7), (3, 127, 7, 5),
+            (130, 5, 5, 5), (4, 130, 7, 3),
+        )
+    ),
     conv("7x7 stride 2", 1, 3, 16, (23, 21), 7, 2, 3),
     conv("depthwise 7x7", 1, 6, 6, (15, 14), 7, 1, 3, 1, 6),
     conv("depthwise 13x1 dilated", 1, 4, 4, (31, 5), (13, 1), 1, (12, 0), (2, 1), 4),
@@ -236,7 +245,7 @@ CONV_RIGOROUS = (
     conv("conv1d wide", 1, 2, 3, (301,), 9, 1, 4),
     conv("conv3d grouped", 2, 4, 6, (3, 5, 4), 3, (2, 1, 2), 1, 1, 2),
     conv("conv3d depthwise", 1, 5, 5, (4, 6, 5), (3, 3, 2), 1, (1, 1, 0), (1, 2, 1), 5),
-)
+)  # fmt: skip
 
 CONV_NETWORK = (
     conv("LeNet-5 c1", 4, 1, 6, (28, 28), 5, 1, 2),

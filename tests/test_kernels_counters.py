@@ -7,9 +7,12 @@ listed, with their reason; each is a figure to beat.
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from kernel_driver import DTYPES, LAYOUTS, Driver, conv_operands
+from networks import CONV_NETWORKS, reduced
 from shapes import ConvCase, PoolCase, conv, pool
 
 from fastconv import _emulator
@@ -72,6 +75,35 @@ def test_convolution(driver: Driver, case: ConvCase, pass_: str, dtype: str, lay
             # KCRS read for [c, (k r s)]: runs of R * S elements, neighbouring sectors served by L1.
             loads = 1.75
         assert_within(f"direct_{pass_}", loads)
+
+
+def assert_layer_within(driver: Driver, case: ConvCase, mode: str, every_tile: bool) -> None:
+    """Channels last, every pass: no sector more than the data fill, no bank conflict. The plane is reduced, and one
+    sample taken: the tiles are the same.
+    """
+    case, dtype = reduced(case), "float32" if mode == "tf32" else mode
+    math = mode if mode == "tf32" else "ieee"
+    operands = conv_operands(case, dtype)
+    for pass_ in ("fprop", "dgrad", "wgrad"):
+        planned = driver.conv_plan(case, pass_, dtype, "nhwc", math=math).kernel
+        tiles = [each for each in driver.kernels(case, pass_, dtype, "nhwc", math) if re.match(r"igemm_\d", each)]
+        assert planned in tiles and len(tiles) == 3
+        for kernel in tiles if every_tile else [planned]:
+            _emulator.reset_counters()
+            driver.conv(case, pass_, operands, "nhwc", kernel, math=math)
+            assert_within(f"igemm_{pass_}", loads=1.1, stores=1.1, shared=1.0)
+
+
+@pytest.mark.parametrize("case", CONV_NETWORKS["ResNet-50"][1:], ids=lambda case: case.name)
+def test_layers_of_resnet_50(driver: Driver, case: ConvCase) -> None:
+    assert_layer_within(driver, case, "float16", every_tile=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["float16", "bfloat16", "tf32"])
+@pytest.mark.parametrize("case", CONV_NETWORKS["ResNet-50"][1:], ids=lambda case: case.name)
+def test_layers_of_resnet_50_by_every_tile(driver: Driver, case: ConvCase, mode: str) -> None:
+    assert_layer_within(driver, case, mode, every_tile=True)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
