@@ -143,8 +143,15 @@ std::string Plan<Problem>::explain() const {
     } else if (candidate.cost.microseconds >= last_resort_microseconds) {
       page += "accepted, the last resort";
     } else {
-      snprintf(line, sizeof line, "accepted, predicted %.1f us", candidate.cost.microseconds);
+      const Cost& cost = candidate.cost;
+      snprintf(line, sizeof line, "accepted, predicted %.1f us", cost.microseconds);
       page += line;
+      if (cost.blocks_per_sm > 0) {
+        page += concat(": DRAM ", human(cost.bytes, "B"), ", L2 ", human(cost.l2_bytes, "B"), ", ");
+        snprintf(line, sizeof line, "%.0f cycles, %.0f waves, %d blocks an SM", cost.cycles, cost.waves,
+                 cost.blocks_per_sm);
+        page += line;
+      }
     }
     page += "\n";
   }
@@ -156,7 +163,8 @@ std::string Plan<Problem>::explain() const {
                    ": a sample's bits do not depend on the batch it comes in\n");
   page += concat("  choice    ", kernel);
   if (!prepared.detail.empty()) page += concat(" (", prepared.detail, ")");
-  return page + concat(", workspace ", human(double(prepared.workspace_bytes), "B"), "\n");
+  page += concat(", workspace ", human(double(prepared.workspace_bytes), "B"), "\n");
+  return runner_up.empty() ? page : page + concat("  runner-up ", runner_up, "\n");
 }
 
 template std::vector<Candidate> candidates(const ConvProblem&, Pass, const PlanOptions&);
