@@ -60,7 +60,7 @@ def test_dgrad_adds_a_bias(driver: Driver, case: ConvCase, dtype: str) -> None:
     bias = torch.arange(1.0, case.c + 1).to(DTYPES[dtype])
     exact = conv_oracle(case, "dgrad", operands.double()) + bias.double().view(-1, *[1] * len(case.input))
     for layout, math in itertools.product(LAYOUTS, ("ieee", "tf32")):
-        for kernel in driver.kernels(case, "dgrad", dtype, layout, math):
+        for kernel in driver.kernels(case, "dgrad", dtype, layout, math=math):
             result = driver.conv(case, "dgrad", operands, layout, kernel, bias=bias, math=math)
             assert torch.equal(result, exact.to(DTYPES[dtype])), f"{layout} {kernel}"
 

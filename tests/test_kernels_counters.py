@@ -86,7 +86,7 @@ def assert_layer_within(driver: Driver, case: ConvCase, mode: str, every_tile: b
     operands = conv_operands(case, dtype)
     for pass_ in ("fprop", "dgrad", "wgrad"):
         planned = driver.conv_plan(case, pass_, dtype, "nhwc", math=math).kernel
-        tiles = [each for each in driver.kernels(case, pass_, dtype, "nhwc", math) if re.match(r"igemm_\d", each)]
+        tiles = [each for each in driver.kernels(case, pass_, dtype, "nhwc", math=math) if re.match(r"igemm_\d", each)]
         assert planned in tiles and len(tiles) == 3
         for kernel in tiles if every_tile else [planned]:
             _emulator.reset_counters()

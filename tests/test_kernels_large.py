@@ -105,7 +105,7 @@ CONV_IDS = [f"{dtype}-{layout}-{math}-{case.name}" for dtype, layout, math, case
 
 def kernels_of(driver: Driver, case: ConvCase, pass_: str, dtype: str, layout: str, math: str) -> list[str]:
     """Those that accept; of a depthwise layer only those made for it, for the others' last blocks are one channel's."""
-    found = driver.kernels(case, pass_, dtype, layout, math)
+    found = driver.kernels(case, pass_, dtype, layout, math=math)
     return [each for each in found if case.groups == 1 or each in ("depthwise", "bias_sum")]
 
 
@@ -118,7 +118,7 @@ def test_the_last_samples_of_a_huge_batch(driver: Driver, dtype: str, layout: st
     for pass_ in ("fprop", "dgrad"):
         source = operands.x if pass_ == "fprop" else operands.gy
         expected = conv_oracle(few, pass_, operands.double()).to(DTYPES[dtype])
-        kernels = kernels_of(driver, case, pass_, dtype, layout, math)
+        kernels = kernels_of(driver, case, pass_, dtype, layout, math=math)
         with little_memory():
             far = reserve_tail(source, case.n, layout)
             for kernel in kernels:
@@ -126,7 +126,7 @@ def test_the_last_samples_of_a_huge_batch(driver: Driver, dtype: str, layout: st
                 out = reserve(expected[0].numel() * case.n, expected.dtype)
                 workspace = reserve(plan.workspace_bytes + 4, torch.uint8)
                 bias = operands.bias.data_ptr() if pass_ == "fprop" else 0
-                plan.run(far.data_ptr(), w.data_ptr(), bias, out.data_ptr(), workspace.data_ptr(), 0)
+                plan.run(far.data_ptr(), w.data_ptr(), bias, 0, out.data_ptr(), workspace.data_ptr(), 0)
                 assert_far_end(out, expected, layout, (pass_, kernel))
 
 
@@ -141,7 +141,7 @@ def test_the_last_slices_of_a_huge_sum(driver: Driver, dtype: str, layout: str, 
         expected = conv_oracle(few, pass_, operands.double()).to(sums).reshape(-1)
         with little_memory():
             x, gy = (reserve_tail(each, case.n, layout) for each in (operands.x, operands.gy))
-            for kernel in kernels_of(driver, case, pass_, dtype, layout, math):
+            for kernel in kernels_of(driver, case, pass_, dtype, layout, math=math):
                 if "packed" in kernel or kernel == "im2col":
                     continue  # their slices lie behind the packed operands, in another layout
                 _emulator.configure(blocks=BLOCKS if kernel == "depthwise" else 3)
@@ -151,7 +151,7 @@ def test_the_last_slices_of_a_huge_sum(driver: Driver, dtype: str, layout: str, 
                 workspace = reserve(plan.workspace_bytes // sums.itemsize, sums)
                 out = torch.zeros(expected.numel(), dtype=DTYPES[dtype])
                 a, b = (x, gy) if pass_ == "wgrad" else (gy, None)
-                plan.run(a.data_ptr(), 0 if b is None else b.data_ptr(), 0, out.data_ptr(), workspace.data_ptr(), 0)
+                plan.run(a.data_ptr(), 0 if b is None else b.data_ptr(), 0, 0, out.data_ptr(), workspace.data_ptr(), 0)
                 found = workspace.view(slices, -1)[-2:].sum(0)
                 # Channels first, a block sums one channel.
                 seen = -1 if pass_ == "bgrad" and layout == "nchw" else slice(None)
@@ -172,12 +172,12 @@ def test_a_huge_image_is_read_at_its_far_end(driver: Driver) -> None:
         w, gy = dense(operands.w, layout), dense(operands.gy, layout)
         for pass_, b in (("fprop", w), ("wgrad", gy)):
             expected = conv_oracle(corners, pass_, operands.double()).to(DTYPES[dtype])
-            for kernel in driver.kernels(case, pass_, dtype, layout, math):
+            for kernel in driver.kernels(case, pass_, dtype, layout, math=math):
                 plan = driver.conv_plan(case, pass_, dtype, layout, kernel, math=math, bias=pass_ == "fprop")
                 out = dense(torch.full_like(expected, float("nan")), layout)
                 bias = operands.bias.data_ptr() if pass_ == "fprop" else 0
                 workspace = torch.zeros(plan.workspace_bytes + 4, dtype=torch.uint8)
-                plan.run(x.data_ptr(), b.data_ptr(), bias, out.data_ptr(), workspace.data_ptr(), 0)
+                plan.run(x.data_ptr(), b.data_ptr(), bias, 0, out.data_ptr(), workspace.data_ptr(), 0)
                 assert torch.equal(out, expected), (dtype, layout, pass_, kernel)
 
 
@@ -194,10 +194,10 @@ def test_the_filters_gradient_of_padding_alone(driver: Driver) -> None:
         plane = gy.view(1, p, q, 16).movedim(-1, 1) if layout == "nhwc" else gy.view(1, 16, p, q)
         plane[:, :, pad : pad + 2, pad : pad + 2] = operands.gy
         expected = conv_oracle(few, "dgrad", operands.double()).to(DTYPES[dtype])
-        for kernel in driver.kernels(case, "dgrad", dtype, layout, math):
+        for kernel in driver.kernels(case, "dgrad", dtype, layout, math=math):
             plan = driver.conv_plan(case, "dgrad", dtype, layout, kernel, math=math)
             out = dense(torch.full_like(expected, float("nan")), layout)
-            plan.run(gy.data_ptr(), w.data_ptr(), 0, out.data_ptr(), 0, 0)
+            plan.run(gy.data_ptr(), w.data_ptr(), 0, 0, out.data_ptr(), 0, 0)
             assert torch.equal(out, expected), (dtype, layout, kernel)
 
 

@@ -124,7 +124,7 @@ Cost cost(const ConvProblem& p, Pass pass, const PlanOptions& options) {
   const Lowering lowering = lowering_of(p, pass, reading);
   const ConvProblem& inner = lowering.inner;
   const int bytes = copy_bytes(inner, pass, reading, tile);
-  const int registers = igemm_registers(tile, pass, options.math, reading == Reading::planes, bytes < 16);
+  const int registers = igemm_registers(tile, pass, options.math, bytes < 16);
   const Cost gemm =
       gemm_cost(inner, pass, options, block_of(shape), stage_depth(shape, inner), efficiency_of(shape, bytes),
                 tensor_peak(p, options), {shape.threads(), registers, shape.shared_bytes()});
