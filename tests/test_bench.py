@@ -130,6 +130,15 @@ def test_select():
     assert len(layers.select("quick")) == len(layers.QUICK) == len({each.name for each in layers.QUICK})
 
 
+def test_every_network_is_a_suite():
+    networks = {"resnet-50", "vgg-16", "densenet-121", "efficientnet-b0", "convnext-t", "u-net", "deeplab"}
+    assert layers.SUITES.keys() == networks | {"quick"}
+    for suite_layers in layers.SUITES.values():
+        assert len(suite_layers) == len({each.name for each in suite_layers})
+    (stem,) = layers.select("resnet-50", "3-64")
+    assert stem.shape == "1×3×224² 7×7 →64/2" and stem.on("cuda", bias=True).n == 32
+
+
 @pytest.mark.parametrize("layer", layers.QUICK, ids=lambda layer: layer.name)
 def test_suite_layers_are_real(layer):
     """Every layer of the suite, and its small form for the emulator, is one that torch accepts."""

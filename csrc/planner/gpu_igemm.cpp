@@ -235,8 +235,10 @@ Prepared<ConvProblem> prepare(const ConvProblem& p, Pass pass, const PlanOptions
   Prepared<ConvProblem> prepared;
   prepared.launch = run;
   prepared.workspace_bytes = lowering.packed_bytes();
+  const int64_t four = 4 * size_of(p.dtype),
+                copied = reading == Reading::planes ? std::min<int64_t>(four, run.bytes) : run.bytes;
   prepared.detail = concat("tile ", shape.rows, "x", shape.columns, "x", stage_depth(shape, p), ", ", shape.stages,
-                           " stages, grid ", run.blocks, ", copies of ", run.bytes, " bytes", lowering.describe());
+                           " stages, grid ", run.blocks, ", copies of ", copied, " bytes", lowering.describe());
   if (p.dtype == DType::f32) prepared.detail += concat(", ", name_of(options.math));
   if (gemm.phases > 1) prepared.detail += concat(", ", gemm.phases, " stride phases");
   if (slices.count > 1) prepared.detail += concat(", ", slices.count, " slices of ", slices.length, " positions");
