@@ -30,7 +30,8 @@ class FilterRows {
   FC_DEVICE void fetch(const SharedBytes& tile) {
     FC_UNROLL
     for (int i = 0; i < Copy::passes; ++i)
-      Copy::copy(tile, i, from_ + uint64_t(row_) * unsigned(i * Copy::pass_rows), left_ > 0 && i * Copy::pass_rows < rows_);
+      Copy::copy(tile, i, from_ + uint64_t(row_) * unsigned(i * Copy::pass_rows),
+                 left_ > 0 && i * Copy::pass_rows < rows_);
     from_ += Copy::Tile::depth, left_ -= Copy::Tile::depth;
   }
 

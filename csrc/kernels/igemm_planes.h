@@ -29,7 +29,8 @@ class PlaneColumns {
   FC_DEVICE void fetch(const SharedBytes& tile) {
     FC_UNROLL
     for (int i = 0; i < Copy::passes; ++i)
-      Copy::copy(tile, i, from_ + uint64_t(channel_) * unsigned(i * Copy::pass_rows), on_ && i * Copy::pass_rows < left_);
+      Copy::copy(tile, i, from_ + uint64_t(channel_) * unsigned(i * Copy::pass_rows),
+                 on_ && i * Copy::pass_rows < left_);
     from_ += uint64_t(channel_) * unsigned(Copy::Tile::depth), left_ -= Copy::Tile::depth;
   }
 
@@ -60,7 +61,8 @@ class PlaneRows {
   FC_DEVICE void fetch(const SharedBytes& tile) {
     FC_UNROLL
     for (int i = 0; i < Copy::passes; ++i)
-      Copy::copy(tile, i, from_ + uint64_t(channel_) * unsigned(i * Copy::pass_rows), left_ > 0 && i * Copy::pass_rows < rows_);
+      Copy::copy(tile, i, from_ + uint64_t(channel_) * unsigned(i * Copy::pass_rows),
+                 left_ > 0 && i * Copy::pass_rows < rows_);
     from_ += Copy::Tile::depth, at_ += Copy::Tile::depth, left_ -= Copy::Tile::depth;
     while (at_ >= plane_) at_ -= plane_, from_ += jump_;
   }
@@ -74,30 +76,22 @@ class PlaneRows {
 
 // fprop and dgrad. `Bytes`: of a copy of the planes: of four elements (14 x 14 planes of 16-bit types have no more),
 // with the filter in 16-byte copies; or of one element, in the filter, too.
-template <class T_, Math Products, class Tiling_, bool Transposed, int Bytes>
-struct IgemmPlanes {
-  using T = T_;
-  using Sums = WarpSums<T, Products, Tiling_>;
-  using Tiling = Tiling_;
-  static constexpr int threads = Tiling::threads;
+template <class T, Math Products, class Tiling, bool Transposed, int Bytes>
+struct IgemmPlanes : IgemmConfig<T, Products, Tiling> {
   static constexpr bool transposed = Transposed;
   using LeftTile = SharedTile<T, Tiling::rows, Transposed ? Major::tile : Major::depth, Tiling::depth_bytes>;
   using RightTile = SharedTile<T, Tiling::columns, Major::tile, Tiling::depth_bytes>;
-  using LeftCopy = TileCopy<LeftTile, threads, Bytes == int(sizeof(T)) ? Bytes : 16>;
+  using LeftCopy = TileCopy<LeftTile, Tiling::threads, Bytes == int(sizeof(T)) ? Bytes : 16>;
   using Left = std::conditional_t<Transposed, FilterColumns<LeftCopy>, FilterRows<LeftCopy>>;
-  using Right = PlaneColumns<TileCopy<RightTile, threads, Bytes>>;
+  using Right = PlaneColumns<TileCopy<RightTile, Tiling::threads, Bytes>>;
 };
 
-template <class T_, Math Products, class Tiling_, int Bytes>
-struct IgemmPlanesWgrad {
-  using T = T_;
-  using Sums = WarpSums<T, Products, Tiling_>;
-  using Tiling = Tiling_;
-  static constexpr int threads = Tiling::threads;
+template <class T, Math Products, class Tiling, int Bytes>
+struct IgemmPlanesWgrad : IgemmConfig<T, Products, Tiling> {
   using LeftTile = SharedTile<T, Tiling::rows, Major::depth, Tiling::depth_bytes>;
   using RightTile = SharedTile<T, Tiling::columns, Major::depth, Tiling::depth_bytes>;
-  using Left = PlaneRows<TileCopy<LeftTile, threads, Bytes>>;
-  using Right = PlaneRows<TileCopy<RightTile, threads, Bytes>>;
+  using Left = PlaneRows<TileCopy<LeftTile, Tiling::threads, Bytes>>;
+  using Right = PlaneRows<TileCopy<RightTile, Tiling::threads, Bytes>>;
 };
 
 }  // namespace fastconv::kernels

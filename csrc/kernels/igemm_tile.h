@@ -224,4 +224,13 @@ struct WarpSums {
   }
 };
 
+// What every kernel's configuration begins with.
+template <class T_, Math Products, class Tiling_>
+struct IgemmConfig {
+  using T = T_;
+  using Tiling = Tiling_;
+  using Sums = WarpSums<T, Products, Tiling>;
+  static constexpr int threads = Tiling::threads;
+};
+
 }  // namespace fastconv::kernels

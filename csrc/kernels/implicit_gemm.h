@@ -71,18 +71,14 @@ FC_DEVICE void multiply_stages(Sums& sums, Left& left, Right& right, const Share
 // ---- fprop and dgrad ----
 
 // `Bytes`: of a copy from global to shared memory; the channels of either operand are whole vectors of that.
-template <class T_, Math Products, class Tiling_, bool Transposed, int Bytes>
-struct IgemmGather {
-  using T = T_;
-  using Sums = WarpSums<T, Products, Tiling_>;
-  using Tiling = Tiling_;
-  static constexpr int threads = Tiling::threads;
+template <class T, Math Products, class Tiling, bool Transposed, int Bytes>
+struct IgemmGather : IgemmConfig<T, Products, Tiling> {
   static constexpr bool transposed = Transposed;
   using LeftTile = SharedTile<T, Tiling::rows, Transposed ? Major::tile : Major::depth, Tiling::depth_bytes>;
   using RightTile = SharedTile<T, Tiling::columns, Major::depth, Tiling::depth_bytes>;
-  using LeftCopy = TileCopy<LeftTile, threads, Bytes>;
+  using LeftCopy = TileCopy<LeftTile, Tiling::threads, Bytes>;
   using Left = std::conditional_t<Transposed, FilterColumns<LeftCopy>, FilterRows<LeftCopy>>;
-  using Right = GatheredRows<TileCopy<RightTile, threads, Bytes>>;
+  using Right = GatheredRows<TileCopy<RightTile, Tiling::threads, Bytes>>;
 };
 
 FC_DEVICE Extents positions_of(const GatherParams& p, const GatherBlock& block) {
@@ -149,16 +145,12 @@ void igemm_gather(const FC_GRID_CONSTANT GatherParams p) {
 
 // ---- wgrad ----
 
-template <class T_, Math Products, class Tiling_, int Bytes>
-struct IgemmWgrad {
-  using T = T_;
-  using Sums = WarpSums<T, Products, Tiling_>;
-  using Tiling = Tiling_;
-  static constexpr int threads = Tiling::threads;
+template <class T, Math Products, class Tiling, int Bytes>
+struct IgemmWgrad : IgemmConfig<T, Products, Tiling> {
   using LeftTile = SharedTile<T, Tiling::rows, Major::tile, Tiling::depth_bytes>;
   using RightTile = SharedTile<T, Tiling::columns, Major::tile, Tiling::depth_bytes>;
-  using Left = GradientColumns<TileCopy<LeftTile, threads, Bytes>>;
-  using Right = GatheredColumns<TileCopy<RightTile, threads, Bytes>>;
+  using Left = GradientColumns<TileCopy<LeftTile, Tiling::threads, Bytes>>;
+  using Right = GatheredColumns<TileCopy<RightTile, Tiling::threads, Bytes>>;
 };
 
 template <class Config>
