@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from .arguments import Ints, Rejected, integers
@@ -79,7 +80,7 @@ class TransposedConvolution(Convolution):
         size = transposed_size(spatial, window, stride, padding, dilation, extra)
         if any(each < 1 for each in size):
             raise Rejected(f"input: size {spatial} is too small, the output's would be {size}")
-        self.x_shape = (self.input_shape[0], channels, *size)
+        self.x_shape, self._output_padding = (self.input_shape[0], channels, *size), extra
         self._spills = any(e >= s for e, s in zip(extra, stride, strict=True))
         return padding, padding
 
@@ -110,3 +111,22 @@ class TransposedConvolution(Convolution):
     def plan(self, pass_: str) -> Any:
         """The plan of a pass of the call: its fprop is planned, and shown, as the dgrad of the problem."""
         return self._plan(_PASSES.get(pass_, pass_))
+
+    # ---- PyTorch's operators, those of its own transposed convolution: a convolution's sum up differently ----
+    def aten_dgrad(self, gy: Tensor, w: Tensor) -> Tensor:
+        """The call's result, by aten::convolution."""
+        return torch.convolution(
+            gy, w, None, self.stride, self.low, self.dilation, True, self._output_padding, self.groups
+        )
+
+    def aten_fprop(self, x: Tensor, w: Tensor) -> Tensor:
+        """The gradient of the call's input, from that of its result, by aten::convolution_backward."""
+        return self._aten_gradients(x, x.new_empty(1).expand(self.y_shape), w, (True, False))[0]
+
+    def aten_wgrad(self, x: Tensor, gy: Tensor) -> Tensor:
+        """The gradient of w, by aten::convolution_backward."""
+        return self._aten_gradients(x, gy, gy.new_empty(1).expand(self.w_shape), (False, True))[1]
+
+    def _aten_gradients(self, gradient: Tensor, input: Tensor, w: Tensor, need: tuple[bool, bool]) -> Any:
+        geometry = (self.stride, self.low, self.dilation, True, self._output_padding, self.groups)
+        return torch.ops.aten.convolution_backward(gradient, input, w, None, *geometry, (*need, False))
