@@ -28,6 +28,7 @@ CASES = (
     conv("pointwise, even plane", 2, 24, 40, (8, 8), 1),
     conv("pointwise, planes of four", 37, 24, 40, (2, 2), 1),
     conv("pointwise, half a vector left", 3, 136, 200, (6, 10), 1),
+    conv("pointwise, strided onto its own size", 1, 16, 16, (4, 4), 1, 2, ((0, 3), (0, 3))),
     conv("pointwise, groups", 2, 48, 96, (4, 6), 1, 1, 0, 1, 3),
     conv("pointwise, odd channels", 2, 5, 11, (3, 8), 1),
     conv("odd output channels", 2, 16, 21, (7, 6), 3, 1, 1),

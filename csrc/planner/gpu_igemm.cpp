@@ -68,8 +68,10 @@ Slices wgrad_slices(const Lowering& lowering, const IgemmShape& shape, PlanOptio
 // Channels first, pointwise: by planes, four positions at a time, in all but the square tile.
 std::string refuse_planes(const ConvProblem& p, Pass pass, IgemmTile tile) {
   if (p.layout != Layout::nchw) return "reads channels first";
-  for (int i = 0; i < 3; ++i)
-    if (p.filter[i] != 1 || p.in[i] != p.out[i] || p.pad_lo[i] != 0) return "pointwise only: 1x1, stride 1, no padding";
+  for (int i = 0; i < 3; ++i) {
+    const bool padded = p.pad_lo[i] != 0 || p.pad_hi[i] != 0;
+    if (p.filter[i] != 1 || padded || p.in[i] != p.out[i]) return "pointwise only: 1x1, stride 1, no padding";
+  }
   if (volume(p.in) == 1) return "one position: channels last is the same";
   if (tile == IgemmTile::square) return "";
   if (volume(p.in) % 4 != 0) return concat(volume(p.in), " positions a plane, not a multiple of 4: the 64x64 tile");
