@@ -140,11 +140,15 @@ def test_residual(driver: Driver, case: ConvCase, dtype: str, layout: str) -> No
         for residual in (None, operands.gy):
             _emulator.reset_counters()
             driver.conv(case, "fprop", operands, layout, kernel, residual=residual, activation="relu", math=math)
-            launched = "igemm" if kernel == "im2col" else kernel.split("_")[0]
+            launched = (
+                "igemm" if kernel == "im2col" else kernel if kernel == "depthwise_tiled" else kernel.split("_")[0]
+            )
             rows.append(_emulator.counters()[f"{launched}_fprop"])
         without, with_it = rows
         loaded = with_it["global_load"]["sectors"] - without["global_load"]["sectors"]
-        if case.groups > 1 and kernel != "depthwise":  # a GEMM of one row a group stores, and reads, element by element
+        if case.groups > 1 and not kernel.startswith(
+            "depthwise"
+        ):  # a GEMM of one row a group stores, and reads, element by element
             assert loaded <= with_it["global_store"]["sectors"], kernel
             continue
         assert loaded <= 1.1 * operands.gy.numel() * operands.gy.element_size() / 32, kernel

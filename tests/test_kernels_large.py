@@ -106,7 +106,7 @@ CONV_IDS = [f"{dtype}-{layout}-{math}-{case.name}" for dtype, layout, math, case
 def kernels_of(driver: Driver, case: ConvCase, pass_: str, dtype: str, layout: str, math: str) -> list[str]:
     """Those that accept; of a depthwise layer only those made for it, for the others' last blocks are one channel's."""
     found = driver.kernels(case, pass_, dtype, layout, math=math)
-    return [each for each in found if case.groups == 1 or each in ("depthwise", "bias_sum")]
+    return [each for each in found if case.groups == 1 or each in ("depthwise_tiled", "depthwise", "bias_sum")]
 
 
 @pytest.mark.parametrize(("dtype", "layout", "math", "case"), CONV, ids=CONV_IDS)

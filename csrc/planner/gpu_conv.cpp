@@ -182,6 +182,7 @@ void name_wgrad_regions(device::Launch& launch, const ConvProblem& p, const Wgra
 std::vector<Kernel<ConvProblem>> direct_conv_kernels() {
   std::vector<Kernel<ConvProblem>> table = igemm_entries();
   for (auto& entry : direct_entries()) table.push_back(entry);
+  table.push_back(depthwise_tiled_entry());
   table.push_back(depthwise_entry());
   table.push_back(bias_entry());
   return table;

@@ -62,12 +62,14 @@ std::string refuse(const ConvProblem& p, Pass pass, const PlanOptions& options) 
   return layout_of(p, pass, false).blocks > largest_grid ? "needs more than 2^31 - 1 blocks" : "";
 }
 
-// Some ten instructions for every multiply-add: coordinates, predicates, addresses.
+// Some ten instructions for every multiply-add: coordinates, predicates, addresses. dgrad asks every tap of every
+// result, whether they meet or not.
 Cost cost(const ConvProblem& p, Pass pass, const PlanOptions& options) {
   constexpr double efficiency = 0.1;
   const double reads = pass == Pass::wgrad ? double(ceil_div(taps_of(p), depthwise_taps)) : 1;
   const double blocks = h100.multiprocessors;
-  Cost main = roofline(p.dtype, {blocks, p.flops(pass) / blocks, efficiency, traffic(p, pass, options) * reads});
+  const double flops = pass == Pass::dgrad ? 2.0 * double(p.x_elements() * taps_of(p)) : p.flops(pass);
+  Cost main = roofline(p.dtype, {blocks, flops / blocks, efficiency, traffic(p, pass, options) * reads});
   const int64_t slices = pass == Pass::wgrad ? slices_of(p, wgrad_tiles(p), options).count : 1;
   const Shape layout = pass == Pass::wgrad ? Shape{} : layout_of(p, pass, wants_vectors(p));
   set_occupancy(

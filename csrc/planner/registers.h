@@ -36,6 +36,7 @@ constexpr Registers igemm_narrow_x3[] = {{"igemm_gather<.*, 2, .*WarpTiling<64, 
                                          {"igemm_gather<.*, 2, .*WarpTiling<64, 64,[^>]*>, true, [24]", 224},
                                          {"igemm_wgrad<.*, 2, .*WarpTiling<64, 64,[^>]*>, [24]", 184}};
 constexpr Registers depthwise_gather = {"depthwise<", 72}, depthwise_wgrad = {"depthwise_wgrad<", 144};
+constexpr Registers depthwise_tiled = {"depthwise_tiled<", 96};
 constexpr Registers pool_forward = {"pool_forward<", 128}, pool_backward = {"pool_backward<", 120};
 constexpr Registers pool_gather = {"pool_gather<", 48}, pool_staged = {"pool_staged<", 48};
 constexpr Registers bias_sum = {"bias_sum<", 56};

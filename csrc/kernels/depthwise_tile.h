@@ -1,0 +1,90 @@
+// The source of a block of outputs of a depthwise convolution, brought into shared memory once: the tile's windows
+// overlap, so every element is used by up to R * S outputs.
+//
+//    a plane of the source                Only elements that the source has are staged: a patch at the rim is moved
+//   +---------------------------+         inwards, and who reads beyond it asks for zero. `source_coordinate` is the
+//   |    patch (shared)         |         one place that maps a patch's coordinates to the source's.
+//   |   +-------------------+   |
+//   |   | windows of the    |   |         Copies are of 16 bytes where rows (channels first) or channels (last) allow,
+//   |   | tile's outputs    |   |         of 4, or of single elements.
+//   |   +-------------------+   |
+//   +---------------------------+
+#pragma once
+
+#include "device/device.h"
+#include "kernels/depthwise_tile_params.h"
+
+namespace fastconv::kernels {
+
+using namespace fastconv::device;
+
+// A block's place: its first plane and channel and, on each axis, its first output and where its patch starts.
+struct TileBlock {
+  int64_t first_plane;
+  int first_channel, out_first[3], start[3];
+
+  FC_DEVICE TileBlock(const DepthwiseTile& t, int index) {
+    int quotient = t.by_channel_blocks.divide(index);
+    first_channel = t.by_channel_blocks.remainder(index, quotient) * t.chunk, index = quotient;
+    FC_UNROLL
+    for (int i = 2; i >= 0; --i) {
+      const TileAxis& a = t.axis[i];
+      quotient = a.by_tiles.divide(index);
+      const int tile = a.by_tiles.remainder(index, quotient);
+      index = quotient;
+      out_first[i] = tile * a.tile;
+      start[i] = min(max(a.origin + tile * a.advance, a.lowest), a.highest);
+      if (i == 2) start[i] -= start[i] & (t.aligned - 1);
+    }
+    first_plane = int64_t(index) * t.planes;
+  }
+};
+
+// Where a column of the patch lies in its row, in columns.
+FC_DEVICE int column_place(const DepthwiseTile& t, int column) {
+  return t.half > 0 ? (column >> 1) + (column & 1) * t.half : column;
+}
+
+// The index map: from a coordinate of the patch to the source's.
+FC_DEVICE int source_coordinate(const TileAxis&, int at) { return at; }
+
+template <class T, int Bytes>
+FC_DEVICE void copy_patch(const DepthwiseTile& t, const TileBlock& block, const T* source, const Strides& strides,
+                          const Shared<T>& patch) {
+  constexpr int vector = Bytes / int(sizeof(T));
+  const int copies = t.planes * t.axis[0].patch * t.axis[1].patch * t.row_copies;
+  for (int i = int(threadIdx.x); i < copies; i += depthwise_tile_threads) {
+    const int row = t.by_row_copies.divide(i), unit = t.by_row_copies.remainder(i, row);
+    const int slice = t.by_rows.divide(row), y = t.by_rows.remainder(row, slice);
+    const int plane = t.by_slices.divide(slice), z = t.by_slices.remainder(slice, plane);
+    const int column = t.by_channel_copies.divide(unit), c = t.by_channel_copies.remainder(unit, column) * vector;
+    const int x = column * t.copy_columns;
+    const bool on = block.first_plane + plane < t.outer && block.first_channel + c < t.channels;
+    const T* from = source + (block.first_plane + plane) * t.outer_stride + block.first_channel + c +
+                    source_coordinate(t.axis[0], block.start[0] + z) * strides.axis[0] +
+                    source_coordinate(t.axis[1], block.start[1] + y) * strides.axis[1] +
+                    source_coordinate(t.axis[2], block.start[2] + x) * strides.axis[2];
+    const int to = plane * t.plane_pitch + z * t.slice_pitch + y * t.row_pitch + column_place(t, x) * t.chunk + c;
+    if constexpr (Bytes >= 4) {
+      cp_async<Bytes>(patch.address(to), from, on);
+    } else {
+      patch.store(to, load_if(on, from));
+    }
+  }
+}
+
+// Returns before the copies have landed: see cp_async_wait.
+template <class T>
+FC_DEVICE void stage_patch(const DepthwiseTile& t, const TileBlock& block, const T* source, const Strides& strides,
+                           const Shared<T>& patch) {
+  if (t.copy_bytes == 16) {
+    copy_patch<T, 16>(t, block, source, strides, patch);
+  } else if (t.copy_bytes == 4) {
+    copy_patch<T, 4>(t, block, source, strides, patch);
+  } else if constexpr (sizeof(T) < 4) {
+    copy_patch<T, sizeof(T)>(t, block, source, strides, patch);
+  }
+  cp_async_commit();
+}
+
+}  // namespace fastconv::kernels

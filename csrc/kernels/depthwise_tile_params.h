@@ -1,0 +1,71 @@
+// What the tiled depthwise kernels are told, and the planner's door to them. Lengths and offsets are in elements.
+#pragma once
+
+#include "device/launch.h"
+#include "kernels/direct_params.h"
+#include "kernels/divisor.h"
+
+namespace fastconv::kernels {
+
+// The taps that the outputs f, f + phases, f + 2 * phases, ... of an axis meet: output f + phases * j meets tap k, the
+// filter's filter_first + k * filter_step, at source coordinate first + j * step + k * spacing.
+struct TileTaps {
+  int first, taps, filter_first, filter_step;
+};
+
+struct TileAxis {
+  int source_extent, out_extent;
+  int step, spacing, phases;
+  TileTaps phase[2];
+  int tile;   // outputs, a multiple of `phases` where there are several tiles
+  int patch;  // source coordinates staged: min(max(origin + index * advance, lowest), highest) and on
+  int origin, advance, lowest, highest;
+  Divisor by_tiles;
+};
+
+// How a block's source lies in shared memory: [plane][d][h][column][channel], only what the source has. Channels last,
+// a plane is a sample and `chunk` of its channels; channels first, one channel of a sample.
+struct DepthwiseTile {
+  TileAxis axis[3];
+  int64_t outer, outer_stride;  // planes of the source
+  int planes;                   // of a block
+  int channels, chunk;          // of a plane (channels first: 1), of them in a block
+  int row_pitch, slice_pitch, plane_pitch;
+  int half;     // channels of stride 2: the odd columns lie this many after the even ones; 0: as in the source
+  int aligned;  // patches start at multiples of this many columns
+  Divisor by_channel_blocks;
+  // The copies to shared memory, `copy_bytes` each: of a row, and of one column's channels.
+  int copy_bytes, copy_columns, row_copies;
+  Divisor by_row_copies, by_channel_copies, by_rows, by_slices;
+};
+
+struct DepthwiseTiledParams {
+  GatherParams gather;  // addresses, strides and epilogue
+  DepthwiseTile tile;
+  int64_t out_stride;  // from plane to plane
+  bool channels_last;
+  int filters, filter_pitch, taps;  // staged of a block; from one to the next; of each
+  int filter_rows, filter_columns;
+  Divisor by_taps, by_channels;
+  int patch_bytes;  // from the start of shared memory to the zero row, which the patch follows
+  // The work of a block, fastest first: channel vectors, columns, planes, slices, strips.
+  int work, strips, positions;  // strips of a phase of the height, and its positions
+  Divisor by_vectors, by_columns, by_planes, by_depth, by_spacing;
+  // Channels first, narrow rows: sums go through shared memory, from out_bytes on, so that they leave side by side.
+  bool staged_out;
+  int out_bytes, out_pitch;  // of planes
+  Divisor by_slab;           // outputs of one slice of a plane
+};
+
+constexpr int depthwise_tile_threads = 128, depthwise_strip = 7;
+// Channels that a thread takes: a word.
+template <class T>
+constexpr int depthwise_vector = 4 / int(sizeof(T));
+// Rows of the filter that a pass over a strip takes, and strides along the height, that exist.
+constexpr int depthwise_strip_taps[] = {3, 5, 7}, depthwise_strip_steps[] = {1, 2};
+
+template <class T>
+void launch_depthwise_tiled(bool vectors, int strip_taps, int step, const device::Launch& launch,
+                            const DepthwiseTiledParams& params);
+
+}  // namespace fastconv::kernels

@@ -1,0 +1,5 @@
+#include "kernels/depthwise_tiled_instances.h"
+
+namespace fastconv::kernels {
+FASTCONV_DEPTHWISE_TILED_INSTANCES(float)
+}  // namespace fastconv::kernels

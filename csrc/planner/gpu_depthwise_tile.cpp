@@ -1,0 +1,374 @@
+#include "planner/gpu_depthwise_tile.h"
+
+#include <array>
+#include <cmath>
+#include <numeric>
+
+#include "planner/cost.h"
+#include "planner/registers.h"
+
+namespace fastconv::planner {
+namespace {
+
+using namespace kernels;
+
+constexpr int strip = depthwise_strip, threads = depthwise_tile_threads;
+constexpr int64_t bank_words = 32, copy_bytes = 16, sector_bytes = 32;
+
+int64_t round_up(int64_t value, int64_t unit) { return ceil_div(value, unit) * unit; }
+
+// ---- the axes ----
+
+// The taps that output `phase` meets, by ascending source coordinate.
+TileTaps taps_of(const DirectAxis& a, bool transposed, int phase) {
+  if (!transposed) return {-a.pad, a.taps, 0, 1};
+  TileTaps found{0, 0, 0, -a.modulus};
+  for (int r = 0; r < a.taps; ++r) {
+    const int64_t shifted = int64_t(phase) + a.pad - int64_t(r) * a.dilation;
+    if (shifted % a.stride != 0) continue;
+    ++found.taps, found.filter_first = r, found.first = int(shifted / a.stride);
+  }
+  return found;
+}
+
+TileAxis tile_axis(const DirectAxis& a, bool transposed) {
+  TileAxis t{};
+  t.source_extent = a.source_extent, t.out_extent = a.out_extent;
+  t.step = transposed || a.out_extent == 1 ? 1 : a.stride;
+  t.spacing = transposed ? a.dilation / a.gcd : a.dilation;
+  t.phases = transposed ? a.phases : 1;
+  for (int f = 0; f < std::min(t.phases, 2); ++f) t.phase[f] = taps_of(a, transposed, f);
+  return t;
+}
+
+// The axes of the tile. The strips run along the second; a line of channel vectors is laid along it.
+struct Axes3 {
+  TileAxis axis[3];
+  int order[3] = {0, 1, 2};  // the problem's axes
+};
+
+Axes3 axes_of(const ConvProblem& p, Pass pass) {
+  Axes3 found;
+  if (p.layout == Layout::nhwc && p.in[1] == 1 && p.out[1] == 1 && p.filter[1] == 1)
+    std::swap(found.order[1], found.order[2]);
+  for (int i = 0; i < 3; ++i)
+    found.axis[i] = tile_axis(axis_of(p, found.order[i], pass == Pass::dgrad), pass == Pass::dgrad);
+  return found;
+}
+
+void set_tile(TileAxis& a, int64_t tile, int64_t alignment) {
+  a.tile = int(tile), a.advance = int(tile / a.phases * a.step);
+  int64_t low = largest_coordinate, high = -largest_coordinate;
+  for (int f = 0; f < a.phases; ++f) {
+    const TileTaps& t = a.phase[f];
+    if (t.taps == 0) continue;
+    low = std::min<int64_t>(low, t.first), high = std::max<int64_t>(high, t.first + int64_t(t.taps - 1) * a.spacing);
+  }
+  if (low > high) low = high = 0;
+  const int64_t reach = (ceil_div(tile, a.phases) - 1) * a.step + high - low + 1;
+  a.patch = int(std::min<int64_t>(a.source_extent, round_up(reach + alignment - 1, alignment)));
+  a.origin = int(low), a.lowest = 0, a.highest = a.source_extent - a.patch;
+  a.by_tiles = Divisor(ceil_div(a.out_extent, tile));
+}
+
+int64_t tiles_of(const TileAxis& a) { return a.by_tiles.value; }
+
+// ---- one way to cut ----
+
+// What is chosen: outputs of a tile, channels (in words; channels last) and planes of a block.
+struct Cut {
+  int64_t tile[3], words, planes;
+};
+
+// Rows of the filter in one pass over a strip: of those that exist, the one with the fewest loads.
+int strip_taps_of(const TileAxis& a) {
+  int best = 0;
+  int64_t least = 0;
+  for (int taps : depthwise_strip_taps) {
+    int64_t loads = 0;
+    for (int f = 0; f < a.phases; ++f) {
+      const int64_t rows = (strip - 1) * a.step, count = a.phase[f].taps;
+      loads += count / taps * (rows + 2 * taps) + count % taps * (rows + 2);
+    }
+    if (best == 0 || loads < least) best = taps, least = loads;
+  }
+  return best;
+}
+
+// Of one column's channels, in whole sectors.
+int64_t pixel_bytes(const ConvProblem& p, int64_t chunk) {
+  return chunk == p.c ? p.c * size_of(p.dtype) : round_up(chunk * size_of(p.dtype), sector_bytes);
+}
+
+// Copies as wide as shape and tile allow.
+int64_t copy_unit(const ConvProblem& p, const DepthwiseTile& t) {
+  const int64_t element = size_of(p.dtype);
+  const bool last = p.layout == Layout::nhwc;
+  const int64_t run = last ? std::gcd(p.c, t.chunk) : t.half > 0 ? 1 : t.aligned;
+  for (int64_t bytes : {copy_bytes, int64_t(4)})
+    if (run * element % bytes == 0) return bytes;
+  return element;
+}
+
+// The least pitch, a multiple of `unit` from `pitch` on, with which a plane begins in the bank after the row's last;
+// `pitch` if there is none.
+int64_t next_bank(int64_t pitch, int64_t row, int64_t banks, int64_t unit) {
+  for (int64_t found = pitch; found < pitch + banks; found += unit)
+    if ((found - row) % banks == 0) return found;
+  return pitch;
+}
+
+// The patch in shared memory. Returns its elements.
+int64_t lay_out(const ConvProblem& p, const Cut& cut, DepthwiseTile& t) {
+  const int64_t element = size_of(p.dtype), bank_elements = bank_words * 4 / element;
+  const int64_t words = std::max<int64_t>(1, t.chunk * element / 4);
+  int64_t columns = t.axis[2].patch;
+  t.half = 0;
+  // Every second column: those together, or lanes meet in banks (two-byte columns do not).
+  if (t.axis[2].step == 2 && t.chunk * element >= 4) {
+    t.half = int(ceil_div(columns, 2));
+    for (int i = 0; i < bank_words && words * t.half % bank_words != (words % bank_words == 0 ? 0 : 16); ++i) ++t.half;
+    columns = 2 * t.half;
+  }
+  const int64_t unit = copy_unit(p, t) / element;
+  t.row_pitch = int(round_up(columns * t.chunk, unit));
+  t.slice_pitch = t.axis[1].patch * t.row_pitch;
+  int64_t pitch = int64_t(t.axis[0].patch) * t.slice_pitch;
+  // Lanes that run on into the next plane find the next bank there.
+  const int64_t row = cut.tile[2] * t.chunk * (t.half > 0 ? 1 : t.axis[2].step) / t.axis[2].phases;
+  if (cut.planes > 1) pitch = next_bank(pitch, row, bank_elements, unit);
+  t.plane_pitch = int(pitch);
+  return t.row_pitch + pitch * cut.planes;
+}
+
+void set_divisors(DepthwiseTiledParams& params, const Cut& cut, int vector, const ConvProblem& p) {
+  DepthwiseTile& t = params.tile;
+  const TileAxis& down = t.axis[1];
+  const int64_t positions = ceil_div(down.tile, down.phases), span = int64_t(strip) * down.spacing;
+  const int64_t groups = ceil_div(positions, span);
+  params.positions = int(positions);
+  params.strips = int((groups - 1) * down.spacing + std::min<int64_t>(down.spacing, positions - (groups - 1) * span));
+  const int64_t vectors = ceil_div(t.chunk, vector);
+  params.work = int(vectors * cut.tile[2] * cut.planes * cut.tile[0] * params.strips * down.phases);
+  params.by_vectors = Divisor(vectors), params.by_columns = Divisor(cut.tile[2]);
+  params.by_planes = Divisor(cut.planes), params.by_depth = Divisor(cut.tile[0]);
+  params.by_spacing = Divisor(down.spacing);
+  params.by_taps = Divisor(params.taps), params.by_channels = Divisor(p.c);
+  t.by_rows = Divisor(t.axis[1].patch), t.by_slices = Divisor(t.axis[0].patch);
+}
+
+DepthwiseTiling cut_up(const ConvProblem& p, const Axes3& axes, const Cut& cut) {
+  const bool last = p.layout == Layout::nhwc;
+  const int64_t element = size_of(p.dtype);
+  DepthwiseTiling tiling;
+  tiling.vector = last ? int(4 / element) : 1;
+  tiling.step = axes.axis[1].step, tiling.strip_taps = strip_taps_of(axes.axis[1]);
+  DepthwiseTiledParams& params = tiling.params;
+  params.channels_last = last;
+  params.taps = int(volume(p.filter)), params.filter_pitch = params.taps | 1;
+  params.filter_rows = int(p.filter[axes.order[1]]), params.filter_columns = int(p.filter[axes.order[2]]);
+  DepthwiseTile& t = params.tile;
+  t.outer = last ? p.n : p.n * p.c, t.planes = int(cut.planes);
+  t.channels = last ? int(p.c) : 1, t.chunk = last ? int(cut.words * tiling.vector) : 1;
+  // Channels first, patches start where a copy can.
+  const int64_t width = axes.axis[2].source_extent * element;
+  t.aligned = last ? 1 : std::max(1, int(std::gcd(width, copy_bytes) / element));
+  for (int i = 0; i < 3; ++i) t.axis[i] = axes.axis[i], set_tile(t.axis[i], cut.tile[i], i == 2 ? t.aligned : 1);
+  params.filters = last ? t.chunk : t.planes;
+  const int64_t patch = lay_out(p, cut, t);
+  set_divisors(params, cut, tiling.vector, p);
+  t.copy_bytes = int(copy_unit(p, t));
+  set_copies(params, p.dtype, nullptr);
+  params.patch_bytes = int(round_up(params.filters * params.filter_pitch * accumulator_bytes(p.dtype), copy_bytes));
+  params.out_bytes = int(round_up(params.patch_bytes + patch * element, copy_bytes));
+  tiling.shared_bytes = params.out_bytes;
+  params.staged_out = !last && cut.tile[2] == t.axis[2].out_extent && cut.tile[2] * element % sector_bytes != 0;
+  if (params.staged_out) {
+    const int64_t slab = cut.tile[1] * cut.tile[2];
+    params.by_slab = Divisor(slab);
+    params.out_pitch = int(next_bank(cut.tile[0] * slab, cut.tile[2], bank_words, 1));
+    tiling.shared_bytes += cut.planes * params.out_pitch * accumulator_bytes(p.dtype);
+  }
+  const int64_t chunks = last ? ceil_div(p.c, t.chunk) : 1;
+  t.by_channel_blocks = Divisor(chunks);
+  tiling.blocks = chunks * ceil_div(t.outer, cut.planes);
+  for (const TileAxis& a : t.axis) tiling.blocks *= tiles_of(a);
+  const int64_t pixel = last ? pixel_bytes(p, t.chunk) : element;
+  tiling.staged_bytes =
+      double(tiling.blocks) * double(cut.planes * pixel) * t.axis[0].patch * t.axis[1].patch * t.axis[2].patch;
+  return tiling;
+}
+
+// ---- what it takes ----
+
+// Of one strip, in instructions of a warp; its loads from shared memory take a cycle of the SM each.
+struct StripWork {
+  double instructions = 0, loads = 0;
+};
+
+StripWork strip_work(const ConvProblem& p, const DepthwiseTiling& tiling) {
+  const TileAxis* axis = tiling.params.tile.axis;
+  const bool converts = size_of(p.dtype) == 2;
+  const int vector = tiling.vector, taps = tiling.strip_taps;
+  StripWork work;
+  const auto mean_taps = [&](const TileAxis& a) { return double(a.phase[0].taps + a.phase[1].taps) / a.phases; };
+  const auto pass = [&](double count, int some) {
+    const double rows = (strip - 1) * tiling.step + some, columns = mean_taps(axis[0]) * mean_taps(axis[2]) * count;
+    work.loads += columns * (rows + some * vector);
+    work.instructions += columns * (12 + rows * (2 + (converts ? vector : 0)) + some * vector * (1 + strip));
+    work.instructions += mean_taps(axis[0]) * count * 3 * rows;
+  };
+  for (int f = 0; f < axis[1].phases; ++f) {
+    pass(double(axis[1].phase[f].taps / taps) / axis[1].phases, taps);
+    pass(double(axis[1].phase[f].taps % taps) / axis[1].phases, 1);
+  }
+  work.instructions += 100 + strip * (20 + 6 * vector);
+  return work;
+}
+
+// Cycles of the busiest SM: four warps issue at once.
+double cycles_of(const ConvProblem& p, const DepthwiseTiling& tiling) {
+  const DepthwiseTiledParams& params = tiling.params;
+  const StripWork work = strip_work(p, tiling);
+  const double warps = double(ceil_div(params.work, threads)) * threads / 32;
+  const double copies =
+      double(params.tile.planes) * params.tile.axis[0].patch * params.tile.axis[1].patch * params.tile.row_copies;
+  const double block = warps * std::max(work.instructions / 4, work.loads) + copies / 32 * 5 + 200;
+  return std::ceil(double(tiling.blocks) / h100.multiprocessors) * block;
+}
+
+// ---- the choice ----
+
+std::vector<int64_t> some_channels(const ConvProblem& p) {
+  const int64_t words = ceil_div(p.c * size_of(p.dtype), 4);
+  if (p.layout != Layout::nhwc) return {1};
+  std::vector<int64_t> found;
+  if (words <= bank_words) found.push_back(words);
+  for (int64_t some : {32, 24, 16, 8, 4})
+    if (some < words) found.push_back(some);
+  return found;
+}
+
+// Tiles of an axis: all of it, or `unit` outputs times powers of two, and equal parts of it in such units.
+std::vector<int64_t> some_tiles(const TileAxis& a, int64_t unit) {
+  std::vector<int64_t> found{a.out_extent};
+  unit *= a.phases;
+  for (int64_t parts = 2; parts <= 16; ++parts) {
+    const int64_t tile = round_up(ceil_div(a.out_extent, parts), unit);
+    if (tile < found.back()) found.push_back(tile);
+  }
+  if (unit < found.back()) found.push_back(unit);
+  return found;
+}
+
+// Whole planes that start where a sector does.
+std::vector<int64_t> some_planes(const ConvProblem& p, const Axes3& axes, const Cut& cut) {
+  std::vector<int64_t> found{1};
+  for (int i = 0; i < 3; ++i)
+    if (cut.tile[i] < axes.axis[i].out_extent) return found;
+  const int64_t outer = p.layout == Layout::nhwc ? p.n : p.n * p.c;
+  for (int64_t planes = 2; planes <= 64 && planes / 2 < outer; planes *= 2) found.push_back(planes);
+  return found;
+}
+
+template <class Visit>
+void visit_cuts(const ConvProblem& p, const Axes3& axes, Visit visit) {
+  const int64_t sector = p.layout == Layout::nhwc ? 1 : sector_bytes / size_of(p.dtype);
+  Cut cut{};
+  for (int64_t words : some_channels(p)) {
+    cut.words = words;
+    for (int64_t w : some_tiles(axes.axis[2], sector)) {
+      cut.tile[2] = w;
+      for (int64_t h : some_tiles(axes.axis[1], strip)) {
+        cut.tile[1] = h;
+        for (int64_t d : some_tiles(axes.axis[0], 1)) {
+          cut.tile[0] = d;
+          for (int64_t planes : some_planes(p, axes, cut)) cut.planes = planes, visit(cut);
+        }
+      }
+    }
+  }
+}
+
+// The least shared memory that any cut takes.
+int64_t least_shared(const ConvProblem& p, const Axes3& axes) {
+  int64_t least = largest_grid;
+  visit_cuts(p, axes, [&](const Cut& cut) { least = std::min(least, cut_up(p, axes, cut).shared_bytes); });
+  return least;
+}
+
+}  // namespace
+
+Cost tiling_cost(const ConvProblem& p, Pass pass, const DepthwiseTiling& tiling, const PlanOptions& options) {
+  const double element = double(size_of(p.dtype)), blocks = double(tiling.blocks);
+  const double x = double(p.x_elements()) * element, y = double(p.y_elements()) * element;
+  const double source = pass == Pass::dgrad ? y : x, out = pass == Pass::dgrad ? x : y;
+  // Channels that fill no sector are stored, too, as if they did.
+  const DepthwiseTile& t = tiling.params.tile;
+  const double filled =
+      tiling.params.channels_last ? ceil_div(p.c, t.chunk) * pixel_bytes(p, t.chunk) / (double(p.c) * element) : 1;
+  const double once = traffic(p, pass, options),
+               rims = std::max(0.0, tiling.staged_bytes - source) + out * (filled - 1);
+  Cost cost{};
+  cost.flops = p.flops(pass);
+  cost.bytes = once + rims / 2;  // the rest of the rims is still in L2
+  cost.l2_bytes = once + rims;
+  cost.cycles = cycles_of(p, tiling);
+  set_occupancy(cost, blocks, {threads, depthwise_tiled.count, int(tiling.shared_bytes)});
+  // Memory is kept busy by blocks that load while others compute.
+  const double resident = std::min(blocks / h100.multiprocessors, double(cost.blocks_per_sm));
+  const double flying = resident * source / blocks;
+  const double busy = std::min({1.0, flying / 32e3 + 0.1, blocks / h100.multiprocessors});
+  const double memory = cost.bytes / (h100.bytes_per_second * busy), work = cost.cycles / h100.hertz;
+  cost.microseconds = h100.launch_microseconds + 1e6 * (std::max(memory, work) + 0.1 * std::min(memory, work));
+  return cost;
+}
+
+std::string refuse_tiling(const ConvProblem& p, Pass pass) {
+  const Axes3 axes = axes_of(p, pass);
+  for (int i = 0; i < 3; ++i) {
+    const TileAxis& a = axes.axis[i];
+    if (a.phases > 2 || (i == 1 && a.step > 2))
+      return concat("strides of 1 and 2 are built, here ", p.stride[axes.order[i]]);
+  }
+  const int64_t least = least_shared(p, axes);
+  if (least > tile_shared_limit)
+    return concat("the windows of its smallest tile take ", least, " bytes of shared memory, of ", tile_shared_limit);
+  if (tiling_of(p, pass, {}).blocks > largest_grid) return "needs more than 2^31 - 1 blocks";
+  return "";
+}
+
+DepthwiseTiling tiling_of(const ConvProblem& p, Pass pass, const PlanOptions& options) {
+  const Axes3 axes = axes_of(p, pass);
+  DepthwiseTiling best;
+  double least = 0;
+  visit_cuts(p, axes, [&](const Cut& cut) {
+    const DepthwiseTiling tiling = cut_up(p, axes, cut);
+    if (tiling.shared_bytes > tile_shared_limit) return;
+    const double time = tiling_cost(p, pass, tiling, {}).microseconds;  // with or without a residual, one cut
+    if (best.blocks == 0 || time < least) best = tiling, least = time;
+  });
+  DepthwiseTiledParams& params = best.params;
+  GatherParams& g = params.gather;
+  set_strides(g, p, pass == Pass::dgrad), set_epilogue(g, options);
+  if (axes.order[1] != 1) {
+    std::swap(g.source_strides.axis[1], g.source_strides.axis[2]);
+    std::swap(g.out_strides.axis[1], g.out_strides.axis[2]);
+  }
+  const bool last = params.channels_last;
+  params.tile.outer_stride = last ? g.source_strides.batch : g.source_strides.group;
+  params.out_stride = last ? g.out_strides.batch : g.out_strides.group;
+  return best;
+}
+
+void set_copies(DepthwiseTiledParams& params, DType dtype, const void* source) {
+  DepthwiseTile& t = params.tile;
+  const int64_t element = size_of(dtype);
+  while (!aligned(source, t.copy_bytes)) t.copy_bytes = t.copy_bytes == 16 ? 4 : int(element);
+  const int elements = int(t.copy_bytes / element), channels = params.channels_last ? t.chunk / elements : 1;
+  t.copy_columns = params.channels_last ? 1 : elements;
+  t.row_copies = params.channels_last ? t.axis[2].patch * channels : int(ceil_div(t.axis[2].patch, elements));
+  t.by_row_copies = Divisor(t.row_copies), t.by_channel_copies = Divisor(channels);
+}
+
+}  // namespace fastconv::planner

@@ -1,0 +1,331 @@
+"""The tiled depthwise kernels by themselves: every geometry, cut and schedule; what they ask of memory."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from kernel_driver import (
+    DTYPES,
+    LAYOUTS,
+    ConvOperands,
+    Driver,
+    conv_exactly,
+    conv_operands,
+    conv_oracle,
+    gpu_driver,  # noqa: F401 (a fixture)
+)
+from networks import CONV_NETWORKS
+from shapes import ConvCase, conv
+
+from fastconv import _emulator
+from fastconv.testing import assert_close_to_float64
+
+KERNEL = "depthwise_tiled"
+PASSES = ("fprop", "dgrad")
+FLOATS = ("float32", "float16", "bfloat16")
+
+
+def depthwise(name: str, n: int, c: int, size: tuple[int, ...], *geometry: object) -> ConvCase:
+    """Filter, stride, padding, dilation follow the input's size."""
+    geometry = (*geometry, *(1, 0, 1)[len(geometry) - 1 :])
+    return conv(name, n, c, c, size, *geometry, c)  # type: ignore[arg-type]
+
+
+CASES = (
+    depthwise("one element", 1, 1, (1, 1), 1),
+    depthwise("3x3", 2, 7, (9, 8), 3, 1, 1),
+    depthwise("3x3 stride 2", 3, 33, (13, 11), 3, 2, 1),
+    depthwise("5x5", 1, 31, (14, 14), 5, 1, 2),
+    depthwise("5x5 stride 2", 2, 8, (7, 7), 5, 2, 2),
+    depthwise("7x7", 1, 6, (15, 14), 7, 1, 3),
+    depthwise("7x7 stride 2", 2, 9, (17, 13), 7, 2, 3),
+    depthwise("rows in words", 2, 5, (9, 14), 3, 1, 1),
+    depthwise("rows in vectors", 2, 3, (8, 16), 3, 1, 1),
+    depthwise("more planes than a block's", 37, 2, (3, 2), 3, 1, 1),
+    depthwise("channels beyond a block's", 1, 130, (5, 5), 3, 1, 1),
+    depthwise("tall column", 1, 3, (61, 1), (5, 1), (2, 1), (1, 0)),
+    depthwise("wide row", 1, 4, (1, 67), (1, 5), 1, (0, 2)),
+    depthwise("dilation 2", 2, 5, (13, 11), 3, 1, 2, 2),
+    depthwise("dilation 3, stride 2", 1, 4, (17, 16), 3, 2, 3, 3),
+    depthwise("dilation 2, stride 2", 2, 3, (12, 13), 5, 2, 4, 2),
+    depthwise("dilation beyond the input", 2, 9, (5, 6), 3, 1, 9, 9),
+    depthwise("strides differ", 1, 6, (11, 12), 3, (1, 2), 1),
+    depthwise("strides differ, the other way", 1, 6, (11, 12), (5, 3), (2, 1), (2, 1)),
+    depthwise("stride 3 along the width", 2, 5, (6, 17), 3, (1, 3), 1),
+    depthwise("everything asymmetric", 1, 130, (5, 5), (3, 2), (2, 1), ((1, 0), (0, 2)), (1, 2)),
+    depthwise("padding beyond the filter", 1, 2, (4, 5), 2, 1, 3),
+    depthwise("even filter", 2, 4, (9, 10), 4, 1, ((1, 2), (1, 2))),
+    depthwise("13x1, dilated", 1, 4, (31, 5), (13, 1), 1, (12, 0), (2, 1)),
+    depthwise("11x11", 1, 3, (12, 9), 11, 1, 5),
+    depthwise("one position of stride 5", 2, 3, (4, 3), 3, 5, 0),
+    depthwise("phases without taps", 1, 5, (9, 7), 1, 2, 0),
+    depthwise("line", 2, 5, (33,), 5, 2, 2, 2),
+    depthwise("volume", 1, 3, (4, 5, 6), 3, 1, 1),
+    depthwise("volume of stride 2", 1, 4, (5, 6, 7), (3, 3, 5), 2, (1, 1, 2)),
+)
+
+
+def ids(cases: tuple[ConvCase, ...]) -> list[str]:
+    return [case.name for case in cases]
+
+
+def assert_exact(driver: Driver, case: ConvCase, dtype: str) -> None:
+    """Small integers, aligned or not: the exact result, by this kernel."""
+    operands = conv_operands(case, dtype, integers=True)
+    for pass_ in PASSES:
+        exact = conv_oracle(case, pass_, operands.double()).to(DTYPES[dtype])
+        for layout in LAYOUTS:
+            if KERNEL not in driver.kernels(case, pass_, dtype, layout):
+                assert "strides of 1 and 2" in refusal(driver, case, pass_, dtype, layout)
+                continue
+            for offset in (0, 1):
+                result = driver.conv(case, pass_, operands, layout, KERNEL, offset)
+                assert torch.equal(result, exact), (pass_, layout, offset)
+
+
+def refusal(driver: Driver, case: ConvCase, pass_: str, dtype: str, layout: str) -> str:
+    problem = driver.module.ConvProblem(**case.arguments(dtype, layout))
+    found = driver.module.conv_plan(problem, pass_).candidates
+    return next(each.reason for each in found if each.kernel == KERNEL)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("case", CASES, ids=ids(CASES))
+def test_integers_are_exact(driver: Driver, case: ConvCase, dtype: str) -> None:
+    assert_exact(driver, case, dtype)
+
+
+@pytest.mark.parametrize("channels", [*range(1, 10), 31, 33, 130])
+def test_any_number_of_channels(driver: Driver, channels: int) -> None:
+    for stride in (1, 2):
+        assert_exact(driver, depthwise("channels", 3, channels, (7, 5), 3, stride, 1), "float16")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dilation", [1, 2, 3, 7])
+@pytest.mark.parametrize("stride", [1, 2, (1, 2), (2, 1)])
+@pytest.mark.parametrize("filter", [3, 5, 7, (3, 5), (1, 4)])
+def test_every_geometry(driver: Driver, filter: int, stride: int, dilation: int) -> None:
+    for size in ((13, 17), (31, 8), (23, 56)):
+        for padding in (0, 1, ((2, 3), (0, 4))):
+            case = depthwise("geometry", 2, 5, size, filter, stride, padding, dilation)
+            if min(case.output) > 0:
+                assert_exact(driver, case, "float16")
+
+
+def test_few_of_a_huge_problem_are_cut_as_all_of_it(driver: Driver) -> None:
+    """Large cuts, of many rows, columns and planes, are chosen for large problems: their blocks are run here."""
+    if driver.device != "cpu":
+        pytest.skip("cuda: runs all blocks of a grid")
+    for c, size, filter, stride in ((16, 56, 3, 1), (16, 40, 7, 1), (24, 57, 3, 2), (64, 14, 5, 1), (64, 7, 7, 1)):
+        many = depthwise("many", 40, c, (size, size), filter, stride, filter // 2)
+        few = replace(many, n=1)
+        operands = conv_operands(few, "float16", integers=True)
+        for pass_ in PASSES:
+            exact = conv_oracle(few, pass_, operands.double()).half()
+            source = operands.x if pass_ == "fprop" else operands.gy
+            for layout in LAYOUTS:
+                w = driver.put(operands.w, layout)
+                plan = driver.conv_plan(many, pass_, "float16", layout, KERNEL, bias=pass_ == "fprop")
+                a = driver.put(source.expand(many.n, *source.shape[1:]), layout)
+                out = driver.blank((many.n, *exact.shape[1:]), torch.float16, layout)
+                bias = operands.bias.data_ptr() if pass_ == "fprop" else 0
+                before = driver.module.configure(blocks=blocks_of_a_sample(plan, many, layout))
+                try:
+                    plan.run(a.data_ptr(), w.data_ptr(), bias, 0, out.data_ptr(), 0, 0)
+                finally:
+                    driver.module.configure(**before)
+                assert torch.equal(out[:1], exact), (pass_, layout, plan.detail)
+
+
+def blocks_of_a_sample(plan: object, case: ConvCase, layout: str) -> int:
+    """The first blocks of a grid, that compute all of the first sample."""
+    grid, planes = int(found(plan, r"grid (\d+)")), int(found(plan, r"of (\d+) (?:samples|planes)"))
+    outer = case.n if layout == "nhwc" else case.n * case.c
+    rounds = 1 if layout == "nhwc" else -(-case.c // planes)
+    return grid // -(-outer // planes) * rounds
+
+
+def found(plan: object, pattern: str) -> str:
+    match = re.search(pattern, plan.detail)  # type: ignore[attr-defined]
+    assert match, plan.detail  # type: ignore[attr-defined]
+    return match[1]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_error_is_torchs(driver: Driver, layout: str, dtype: str) -> None:
+    for case in (depthwise("7x7", 2, 9, (16, 15), 7, 1, 3), depthwise("5x5 stride 2", 2, 12, (14, 14), 5, 2, 2)):
+        operands = conv_operands(case, dtype)
+        exact = conv_exactly(case, operands)
+        for pass_ in PASSES:
+            ours = driver.conv(case, pass_, operands, layout, KERNEL)
+            assert_close_to_float64(ours, conv_oracle(case, pass_, operands), exact[pass_], f"{pass_} {layout}")
+
+
+@pytest.mark.parametrize("activation", ["none", "relu6", "gelu"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_epilogue(driver: Driver, layout: str, activation: str) -> None:
+    """Rows of whole sectors and others, vectors of channels and single ones, at aligned addresses and at others."""
+    for case in (
+        depthwise("narrow", 3, 6, (9, 7), 3, 1, 1),
+        depthwise("wide", 2, 3, (9, 16), 3, 1, 1),
+        depthwise("strided", 2, 8, (9, 12), 3, 2, 1),
+    ):
+        operands = conv_operands(case, "float16", integers=True)
+        y = conv_oracle(case, "fprop", operands.double()) + operands.gy.double()
+        expected = {"none": y, "relu6": y.clamp(0, 6), "gelu": torch.nn.functional.gelu(y)}[activation]
+        for offset in (0, 1):
+            options = {"residual": operands.gy, "activation": activation, "offset": offset}
+            result = driver.conv(case, "fprop", operands, layout, KERNEL, **options)
+            torch.testing.assert_close(result, expected.half(), rtol=1e-3, atol=1e-3)
+
+
+def test_nothing_but_what_is_there_is_multiplied(driver: Driver) -> None:
+    """Infinities of the source reach the outputs whose windows hold them, and no others."""
+    for stride in (1, 2):
+        case = depthwise("infinite", 1, 3, (9, 11), 3, stride, 1)
+        operands = conv_operands(case, "float32", integers=True)
+        x, gy = operands.x.clone(), operands.gy.clone()
+        x[0, 1, 4, 5] = gy[0, 1, 2, 3] = float("inf")
+        operands = ConvOperands(x, operands.w.abs() + 1, operands.bias, gy)
+        for pass_ in PASSES:
+            exact = conv_oracle(case, pass_, operands.double()).float()
+            assert exact.isinf().any()
+            for layout in LAYOUTS:
+                assert torch.equal(driver.conv(case, pass_, operands, layout, KERNEL), exact), (pass_, layout)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_sample_does_not_depend_on_its_batch(driver: Driver, layout: str) -> None:
+    """Bit for bit, however the batch is cut up."""
+    case = depthwise("batch", 40, 9, (15, 9), 5, 1, 2)
+    operands = conv_operands(case, "float32")
+    for pass_ in PASSES:
+        together = driver.conv(case, pass_, operands, layout, KERNEL)
+        plans = {driver.conv_plan(replace(case, n=n), pass_, "float32", layout, KERNEL).detail for n in (1, 40)}
+        assert len(plans) == 2
+        for i in (0, 17, 39):
+            alone = ConvOperands(operands.x[i : i + 1], operands.w, operands.bias, operands.gy[i : i + 1])
+            result = driver.conv(replace(case, n=1), pass_, alone, layout, KERNEL)
+            assert torch.equal(result, together[i : i + 1])
+
+
+SCHEDULES = (
+    {"schedule": "reverse", "race_check": True},
+    {"schedule": "random", "seed": 1, "poison": "garbage"},
+    {"schedule": "random", "seed": 2, "race_check": True},
+)
+
+
+@pytest.mark.parametrize("settings", SCHEDULES, ids=lambda settings: " ".join(str(v) for v in settings.values()))
+def test_every_schedule(driver: Driver, settings: dict[str, object]) -> None:
+    if driver.device != "cpu":
+        pytest.skip("cuda: the hardware chooses the schedule")
+    before = driver.module.configure(**settings)
+    try:
+        for case in (
+            depthwise("aligned", 2, 8, (16, 16), 3, 1, 1),
+            depthwise("odd", 2, 7, (9, 7), 5, 2, 2),
+            depthwise("dilated", 2, 6, (9, 12), 3, 1, 2, 2),
+        ):
+            for dtype in ("float32", "float16"):
+                assert_exact(driver, case, dtype)
+    finally:
+        driver.module.configure(**before)
+
+
+def test_refusals_say_why(driver: Driver) -> None:
+    def reason(case: ConvCase, pass_: str = "fprop", dtype: str = "float32") -> str:
+        return refusal(driver, case, pass_, dtype, "nhwc")
+
+    small = depthwise("small", 1, 8, (9, 9), 3, 1, 1)
+    assert reason(small) == ""
+    assert reason(small, dtype="float64") == "built for float32, float16 and bfloat16, not float64"
+    assert reason(small, "bgrad") == "computes fprop and dgrad, not bgrad"
+    assert reason(conv("dense", 1, 2, 3, (4, 4), 3)) == "one input and one output channel a group, here 2 and 3"
+    assert reason(depthwise("stride 3", 1, 8, (9, 9), 3, 3)) == "strides of 1 and 2 are built, here 3"
+    huge = depthwise("far taps", 1, 8, (900, 900), 3, 1, 400, 400)
+    assert "bytes of shared memory, of 98304" in reason(huge)
+
+
+# ---- what they ask of memory ----
+
+MOBILENET_V2 = tuple(
+    depthwise(f"{c} at {size}, stride {stride}", 1, c, (size, size), 3, stride, 1)
+    for c, size, stride in (
+        (32, 112, 1), (96, 112, 2), (144, 56, 1), (144, 56, 2), (192, 28, 1), (192, 28, 2), (384, 14, 1), (576, 14, 1),
+        (576, 14, 2), (960, 7, 1),
+    )
+)  # fmt: skip
+LAYERS = {
+    "MobileNetV2": MOBILENET_V2,
+    **{
+        name: tuple(case for case in CONV_NETWORKS[name] if case.c == case.groups > 1)
+        for name in ("EfficientNet-B0", "ConvNeXt-T")
+    },
+}
+
+
+def counted(case: ConvCase, pass_: str, dtype: str, layout: str) -> tuple[dict, float]:
+    """Counters of the blocks of the first sample, of a batch, and the bytes that it takes."""
+    driver = Driver(_emulator, "cpu")
+    plan = driver.conv_plan(case, pass_, dtype, layout, KERNEL)
+    planes = int(found(plan, r"of (\d+) (?:samples|planes)"))
+    samples = planes if layout == "nhwc" else -(-case.c // planes) * planes / case.c
+    x, y = (torch.zeros(case.n, case.c, *size, dtype=DTYPES[dtype]) for size in (case.input, case.output))
+    w = torch.zeros(case.c, *case.filter, dtype=DTYPES[dtype])
+    a, out = (x, y) if pass_ == "fprop" else (y, x)
+    _emulator.reset_counters()
+    before = _emulator.configure(count=True, blocks=blocks_of_a_sample(plan, case, layout))
+    try:
+        plan.run(a.data_ptr(), w.data_ptr(), 0, 0, out.data_ptr(), 0, 0)
+    finally:
+        _emulator.configure(**before)
+    moved = (x.numel() + y.numel()) * x.element_size() * samples / case.n
+    return _emulator.counters()[f"{KERNEL}_{pass_}"], moved
+
+
+def assert_budget(case: ConvCase, dtype: str) -> None:
+    """Global memory: source and result once, halo, filters and broken sectors at most 15 %. Shared memory: next to no
+    bank conflicts of stride 1.
+    """
+    case = replace(case, n=32)
+    for layout in LAYOUTS:
+        for pass_ in PASSES:
+            row, moved = counted(case, pass_, dtype, layout)
+            sectors = row["global_load"]["sectors"] + row["global_store"]["sectors"]
+            where = (case.name, pass_, dtype, layout, sectors * 32 / moved)
+            assert sectors * 32 <= 1.15 * moved, where
+            conflicts = {each: row[each]["wavefronts"] / row[each]["ideal"] for each in ("shared_load", "shared_store")}
+            assert all(conflicts[each] <= allowed(case, layout, each) for each in conflicts), (where, conflicts)
+
+
+def allowed(case: ConvCase, layout: str, access: str) -> float:
+    """Lanes whose column of the source is padding skip a tap, and the emulator then counts them beside lanes that are
+    one tap behind, as the GPU would not; nor do dgrad's two phases meet the same taps. Channels first, every second
+    column goes to the other half of its row.
+    """
+    if case.stride[0] == 2:
+        return 2.4 if access == "shared_store" else 1.7 if layout == "nchw" else 1.3
+    return 1.35 if case.input[0] <= 14 else 1.1
+
+
+NETWORK_CASES = [pytest.param(case, id=f"{name} {case.name}") for name, cases in LAYERS.items() for case in cases]
+
+
+def test_layers_of_networks_move_little(driver: Driver) -> None:
+    if driver.device != "cpu":
+        pytest.skip("cuda: nothing is counted there")
+    for case in (MOBILENET_V2[4], MOBILENET_V2[8], MOBILENET_V2[9]):
+        assert_budget(case, "float16")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("case", NETWORK_CASES)
+def test_every_layer_of_networks_moves_little(case: ConvCase, dtype: str) -> None:
+    assert_budget(case, dtype)
