@@ -3,7 +3,8 @@
 ``python -m bench.sass [ARCHITECTURE]`` disassembles the module (sm_80 unless told) with cuobjdump, finds in each kernel
 the loop with the most HMMA, and prints its instructions by kind. What a forward branch may jump over (a change of tap,
 every few stages) is counted apart, as ``seldom``. Exit status 1 if a tensor-core kernel has no loop with HMMA, copies
-that are not LDGSTS (but for two-byte ones, which cp.async does not have), or loads from shared memory byte by byte.
+that are not LDGSTS (but for two-byte ones, which cp.async does not have), loads from shared memory byte by byte, or, on
+sm_80 where no mma waits for its operands to be rounded and copies are whole, a third or more of address arithmetic.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ KINDS = {
     "control": ("BAR", "BRA", "WARPSYNC", "BSSY", "BSYNC", "NOP", "ERRBAR"),
 }
 KIND_OF = {opcode: kind for kind, opcodes in KINDS.items() for opcode in opcodes}
+
+#: Kernels of 16-bit types in tiles that share every operand among eight warps, and copy 16 bytes at a time.
+LEAN = re.compile(r"Igemm(Gather|Wgrad)<b?f16, 0, kernels::WarpTiling<(128|64), 128, .*, 16> >$")
+LEAN_ARCHITECTURE = "sm_80"
 
 
 class Instruction(NamedTuple):
@@ -113,7 +118,8 @@ def main() -> int:
     if not modules or not cuobjdump:
         print("sass:", "no cuobjdump found" if modules else "no _cuda module was built", file=sys.stderr)
         return 2
-    kernels = disassemble(modules[0], cuobjdump, sys.argv[1] if len(sys.argv) > 1 else "sm_80")
+    architecture = sys.argv[1] if len(sys.argv) > 1 else "sm_80"
+    kernels = disassemble(modules[0], cuobjdump, architecture)
     names = dict(zip(kernels, demangle(list(kernels)), strict=True))
     tensor = {names[name]: code for name, code in kernels.items() if names[name].startswith("kernels::igemm_")}
     kinds = [*KINDS, "address"]
@@ -130,6 +136,8 @@ def main() -> int:
             broken.append(f"{name}: no LDGSTS")
         if any(each.startswith(("LDS.U8", "LDS.S8")) for each in opcodes):
             broken.append(f"{name}: byte loads from shared memory")
+        if architecture == LEAN_ARCHITECTURE and LEAN.search(name) and address >= 1 / 3:
+            broken.append(f"{name}: {address:.2f} address arithmetic")
         counts = "  ".join(f"{loop.always[kind]:8}" for kind in kinds)
         print(f"{name:96}  {counts}  {loop.seldom:6}  {loop.always['mma'] / loop.issued:9.2f}  {address:13.2f}")
     print(f"{len(tensor)} kernels, {len(broken)} complaints", *broken, sep="\n")

@@ -181,6 +181,33 @@ def test_a_huge_image_is_read_at_its_far_end(driver: Driver) -> None:
                 assert torch.equal(out, expected), (dtype, layout, pass_, kernel)
 
 
+def test_the_taps_of_a_window_lie_far_apart(driver: Driver) -> None:
+    """More than 2^31 bytes: fprop's in x, dgrad's in gy. Beyond 2^32 no tensor-core kernel counts them."""
+    names = {f"igemm_{tile}" for tile in ("64x64", "64x128", "128x128")}
+    for pass_ in ("fprop", "dgrad"):
+        for reach, accepted in ((1 << 27, True), (1 << 28, False)):  # of 16 bytes each
+            pad = reach if pass_ == "dgrad" else 0
+            length = reach + 3 if pass_ == "fprop" else 3
+            case = conv("ends", 1, 8, 8, (length,), 2, 1, pad, reach)
+            kernels = driver.kernels(case, pass_, "float16", "nhwc")
+            assert "direct_64x64" in kernels and names & set(kernels) == (names if accepted else set()), (pass_, reach)
+            few = conv("ends", 1, 8, 8, (6 if pass_ == "fprop" else 3,), 2, 1, 3 if pass_ == "dgrad" else 0, 3)
+            operands = conv_operands(few, "float16", integers=True)
+            expected = conv_oracle(few, pass_, operands.double()).half()
+            source = reserve(8 * (reach + 3), torch.float16)
+            ends = (operands.x if pass_ == "fprop" else operands.gy)[0].T
+            source.view(-1, 8)[:3], source.view(-1, 8)[-3:] = ends[:3], ends[-3:]
+            w, bias = dense(operands.w, "nhwc"), operands.bias.data_ptr() if pass_ == "fprop" else 0
+            for kernel in kernels:
+                plan = driver.conv_plan(case, pass_, "float16", "nhwc", kernel, bias=pass_ == "fprop")
+                if plan.workspace_bytes > 1 << 20:
+                    continue  # packs what is huge
+                out = dense(torch.full_like(expected, float("nan")), "nhwc")
+                workspace = torch.zeros(plan.workspace_bytes + 4, dtype=torch.uint8)
+                plan.run(source.data_ptr(), w.data_ptr(), bias, 0, out.data_ptr(), workspace.data_ptr(), 0)
+                assert torch.equal(out, expected), (pass_, kernel)
+
+
 def test_the_filters_gradient_of_padding_alone(driver: Driver) -> None:
     """dgrad of a small x that sits in the middle of a huge padded gy."""
     pad = 12_000

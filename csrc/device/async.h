@@ -1,7 +1,7 @@
 // Asynchronous copies from global to shared memory (sm_80).
-//   cp_async<Bytes>(shared_address, global, on)   4, 8 or 16 bytes, both sides aligned; zero-fills when off and does
-//   not
-//                                                 look at the global address then
+//   cp_async<Bytes>(shared_address, global, on)   4, 8 or 16 bytes, both sides aligned; zeros where `on` is 0; the
+//   global
+//                                                 address is not looked at then
 //   cp_async_commit()                             closes this thread's current group
 //   cp_async_wait<N>()                            waits until at most the N youngest of this thread's groups are in
 //   flight
@@ -20,7 +20,7 @@ namespace fastconv::device {
 #if defined(FASTCONV_EMULATOR)
 
 template <int Bytes>
-void cp_async(uint32_t shared_address, const void* global, bool on = true, FC_SITE) {
+void cp_async(uint32_t shared_address, const void* global, uint32_t on = 1, FC_SITE) {
   static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16);
   emulator::cp_async(shared_address, on ? global : nullptr, Bytes, site);
 }
@@ -33,15 +33,17 @@ void cp_async_wait(FC_SITE) {
 #else
 
 template <int Bytes>
-FC_DEVICE void cp_async(uint32_t shared_address, const void* global, bool on = true) {
+FC_DEVICE void cp_async(uint32_t shared_address, const void* global, uint32_t on = 1) {
   static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16);
-  const int source_bytes = on ? Bytes : 0;
   if constexpr (Bytes == 16) {  // past L1: what is copied to shared memory is not read twice by this SM
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address), "l"(global), "r"(source_bytes)
+    asm volatile("{ .reg .pred off;\n setp.eq.s32 off, %2, 0;\n cp.async.cg.shared.global [%0], [%1], 16, off; }" ::"r"(
+                     shared_address),
+                 "l"(global), "r"(on)
                  : "memory");
   } else {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared_address), "l"(global), "n"(Bytes),
-                 "r"(source_bytes)
+    asm volatile("{ .reg .pred off;\n setp.eq.s32 off, %3, 0;\n cp.async.ca.shared.global [%0], [%1], %2, off; }" ::"r"(
+                     shared_address),
+                 "l"(global), "n"(Bytes), "r"(on)
                  : "memory");
   }
 }

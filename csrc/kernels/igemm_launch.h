@@ -23,8 +23,8 @@ constexpr IgemmShape igemm_tiles[] = {
     {IgemmTile::square, 64, 64, 32, 32, 64, 4},
 };
 constexpr int igemm_copy_bytes[] = {16, 4, 2};
-// Taps of the depth axis and the height, which share a word of validity bits in fprop and dgrad, and of the width.
-constexpr int igemm_depth_taps = 8, igemm_height_taps = 24, igemm_width_taps = 32;
+// Taps of the depth axis and the height, which share a word of validity bits, and of the width.
+constexpr int igemm_depth_taps = 8, igemm_height_taps = 24, igemm_width_taps = 31;
 
 constexpr IgemmShape shape_of(IgemmTile tile) {
   for (const IgemmShape& shape : igemm_tiles)

@@ -15,6 +15,41 @@
 
 namespace fastconv::kernels {
 
+// A bit for each tap of a window: of the width, and of the height behind the depth. Says which taps lie outside the
+// source, or which one is meant: a copy is on where the two do not meet.
+struct TapBits {
+  uint32_t width, rest;
+
+  static constexpr uint32_t no_tap = 1u << igemm_width_taps;  // outside every window
+
+  FC_DEVICE static TapBits of(int t, int r, int s) { return {1u << s, 1u << t | 1u << (igemm_depth_taps + r)}; }
+  FC_DEVICE static TapBits none() { return {no_tap, 0}; }
+
+  // Of a window that begins at the source coordinates `at`.
+  template <class Axes>
+  FC_DEVICE static TapBits outside(const AxisPhase (&axis)[3], const Axes& p_axis, const int (&at)[3]) {
+    const auto bits = [&](int i) {
+      uint32_t out = 0;
+      FC_NO_UNROLL
+      for (int tap = 0; tap < axis[i].taps; ++tap)
+        out |= uint32_t(unsigned(at[i] + tap * axis[i].tap_step) >= unsigned(p_axis[i].source_extent)) << tap;
+      return out;
+    };
+    return {bits(2) | no_tap, bits(1) << igemm_depth_taps | bits(0)};
+  }
+
+  FC_DEVICE bool meets(const TapBits& tap) const { return ((width & tap.width) | (rest & tap.rest)) != 0; }
+};
+
+// A bit for each of a thread's passes whose row is below `rows`, counted from the thread's first row.
+template <class Copy>
+FC_DEVICE uint32_t passes_below(int rows) {
+  uint32_t on = 0;
+  FC_UNROLL
+  for (int i = 0; i < Copy::passes; ++i) on |= uint32_t(i * Copy::pass_rows < rows) << i;
+  return on;
+}
+
 // fprop's filter: a row is one output channel's filter, contiguous along the depth.
 template <class Copy>
 class FilterRows {
@@ -23,61 +58,92 @@ class FilterRows {
  public:
   FC_DEVICE FilterRows(const GatherParams& p, const GatherBlock& block, int depth) {
     const int row = block.first_row + Copy::row();
-    row_ = unsigned(p.filter_row), rows_ = p.rows - row, left_ = depth - Copy::column();
+    row_ = unsigned(p.filter_row), left_ = depth - Copy::column();
+    on_ = left_ > 0 ? passes_below<Copy>(p.rows - row) : 0;
     from_ = static_cast<const T*>(p.filter) + block.group * p.filter_group + int64_t(row) * row_ + Copy::column();
   }
 
   FC_DEVICE void fetch(const SharedBytes& tile) {
     FC_UNROLL
     for (int i = 0; i < Copy::passes; ++i)
-      Copy::copy(tile, i, from_ + uint64_t(row_) * unsigned(i * Copy::pass_rows),
-                 left_ > 0 && i * Copy::pass_rows < rows_);
+      Copy::copy(tile, i, from_ + uint64_t(row_) * unsigned(i * Copy::pass_rows), on_ & 1u << i);
     from_ += Copy::Tile::depth, left_ -= Copy::Tile::depth;
+    if (left_ <= 0) on_ = 0;
   }
 
  private:
   const T* from_;
   unsigned row_;
-  int rows_, left_;
+  int left_;
+  uint32_t on_;  // a bit a pass
+};
+
+// Bytes from a tap to the next one on each axis.
+struct TapStrides {
+  int64_t axis[3];
+
+  template <class T>
+  FC_DEVICE static TapStrides of_filter(const GatherParams& p, const GatherBlock& block) {
+    TapStrides s;
+    FC_UNROLL
+    for (int i = 0; i < 3; ++i) s.axis[i] = block.axis[i].filter_step * p.filter_axis[i] * int(sizeof(T));
+    return s;
+  }
+  template <class T>
+  FC_DEVICE static TapStrides of_source(const GatherParams& p, const GatherBlock& block) {
+    TapStrides s;
+    FC_UNROLL
+    for (int i = 0; i < 3; ++i) s.axis[i] = block.axis[i].tap_step * p.source_strides.axis[i] * int(sizeof(T));
+    return s;
+  }
+
+  // Where the tap with the lowest address lies from the first one: zero or, where strides are negative, less.
+  FC_DEVICE int64_t lowest(const AxisPhase (&of)[3]) const {
+    int64_t sum = 0;
+    FC_UNROLL
+    for (int i = 0; i < 3; ++i) sum += min<int64_t>(0, (of[i].taps - 1) * axis[i]);
+    return sum;
+  }
 };
 
 // Walks (t, r, s, channel) along the depth. Most stages stay within a tap, where the next address is a constant further
-// on; a change of tap adds a jump.
+// on; a change of tap adds a jump. The planner sees to it that 32 bits hold the bytes from one end to the other.
 class TapWalk {
  public:
-  // `stride[i]`: elements from a tap to the next one on axis i; `channel`: from a channel to the next.
-  FC_DEVICE TapWalk(const AxisPhase (&axis)[3], int start, int channels, const int64_t (&stride)[3], int64_t channel)
+  // Begins at channel `start` of the first tap; `channel`: bytes from a channel to the next.
+  FC_DEVICE TapWalk(const AxisPhase (&axis)[3], int start, int channels, const TapStrides& stride, int64_t channel)
       : axis_(axis), channels_(channels), left_(channels - start) {
-    jump_[2] = stride[2] - channels * channel;
-    jump_[1] = stride[1] - axis[2].taps * stride[2];
-    jump_[0] = stride[0] - axis[1].taps * stride[1];
+    at_ = uint32_t(start * channel - stride.lowest(axis));
+    jump_[2] = uint32_t(stride.axis[2] - channels * channel);
+    jump_[1] = uint32_t(stride.axis[1] - axis[2].taps * stride.axis[2]);
+    jump_[0] = uint32_t(stride.axis[0] - axis[1].taps * stride.axis[1]);
   }
-  FC_DEVICE int tap(int i) const { return tap_[i]; }
-  FC_DEVICE bool within() const { return tap_[0] < axis_[0].taps; }
 
-  // On by `depth` channels; true where that leaves the tap.
-  FC_DEVICE bool advance(int depth) {
-    left_ -= depth;
+  FC_DEVICE uint32_t at() const { return at_; }  // bytes from the tap with the lowest address
+  FC_DEVICE bool within() const { return tap_[0] < axis_[0].taps; }
+  FC_DEVICE TapBits bits() const { return within() ? TapBits::of(tap_[0], tap_[1], tap_[2]) : TapBits::none(); }
+
+  // On by `depth` channels, `bytes` in all; true where that leaves the tap.
+  FC_DEVICE bool advance(int depth, uint32_t bytes) {
+    left_ -= depth, at_ += bytes;
     return left_ <= 0;
   }
-  // To the tap that the channel belongs to; returns the jump.
-  FC_DEVICE int64_t settle() {
-    int64_t jump = 0;
+  // To the tap that the channel belongs to.
+  FC_DEVICE void settle() {
     while (left_ <= 0) {
-      left_ += channels_, jump += jump_[2];
+      left_ += channels_, at_ += jump_[2];
       if (++tap_[2] < axis_[2].taps) continue;
-      tap_[2] = 0, jump += jump_[1];
+      tap_[2] = 0, at_ += jump_[1];
       if (++tap_[1] < axis_[1].taps) continue;
-      tap_[1] = 0, ++tap_[0], jump += jump_[0];
+      tap_[1] = 0, ++tap_[0], at_ += jump_[0];
     }
-    return jump;
   }
 
  private:
   const AxisPhase (&axis_)[3];
   int channels_, left_;  // channels of the tap that are still ahead
+  uint32_t at_, jump_[3];
   int tap_[3] = {};
-  int64_t jump_[3];
 };
 
 // dgrad's filter: a row is one (tap, output channel), contiguous along the input channels. A thread's passes go down
@@ -88,33 +154,36 @@ class FilterColumns {
 
  public:
   FC_DEVICE FilterColumns(const GatherParams& p, const GatherBlock& block, int)
-      : walk_(block.axis, Copy::row(), p.channels,
-              {block.axis[0].filter_step * p.filter_axis[0], block.axis[1].filter_step * p.filter_axis[1],
-               block.axis[2].filter_step * p.filter_axis[2]},
-              p.filter_channel) {
+      : walk_(block.axis, Copy::row(), p.channels, TapStrides::of_filter<T>(p, block),
+              p.filter_channel * int(sizeof(T))) {
     const int column = block.first_row + Copy::column();
-    on_ = column < p.rows;
-    pass_ = Copy::pass_rows * p.filter_channel;
-    from_ = static_cast<const T*>(p.filter) + block.group * p.filter_group + column + Copy::row() * p.filter_channel;
+    const T* from = static_cast<const T*>(p.filter) + block.group * p.filter_group + column;
     FC_UNROLL
-    for (int i = 0; i < 3; ++i) from_ += block.axis[i].filter_first * p.filter_axis[i];
-    from_ += walk_.settle();
+    for (int i = 0; i < 3; ++i) from += block.axis[i].filter_first * p.filter_axis[i];
+    from_ = as<char>(from);
+    pass_ = uint32_t(kept(int(uint32_t(p.filter_channel) * uint32_t(Copy::pass_rows * sizeof(T)))));
+    inside_ = column < p.rows;
+    next_tap();
   }
 
   FC_DEVICE void fetch(const SharedBytes& tile) {
     FC_UNROLL
     for (int i = 0; i < Copy::passes; ++i) {
-      Copy::copy(tile, i, from_, on_ && walk_.within());
-      from_ += pass_;
-      if (walk_.advance(Copy::pass_rows)) from_ += walk_.settle();
+      Copy::copy(tile, i, as<T>(from_ + walk_.at()), on_);
+      if (walk_.advance(Copy::pass_rows, pass_)) next_tap();
     }
   }
 
  private:
-  const T* from_;
-  int64_t pass_;
+  FC_DEVICE void next_tap() {
+    walk_.settle();
+    on_ = inside_ && walk_.within();
+  }
+
+  const char* from_;
+  uint32_t pass_, on_;  // bytes from pass to pass
+  bool inside_;
   TapWalk walk_;
-  bool on_;
 };
 
 // fprop's and dgrad's source: a row is a position's window, gathered; contiguous along the channels of a tap.
@@ -124,55 +193,39 @@ class GatheredRows {
 
  public:
   FC_DEVICE GatheredRows(const GatherParams& p, const GatherBlock& block, const Extents& positions)
-      : walk_(block.axis, Copy::column(), p.channels,
-              {block.axis[0].tap_step * p.source_strides.axis[0], block.axis[1].tap_step * p.source_strides.axis[1],
-               block.axis[2].tap_step * p.source_strides.axis[2]},
-              1) {
+      : walk_(block.axis, Copy::column(), p.channels, TapStrides::of_source<T>(p, block), sizeof(T)) {
     const Lattice<1> origins = position_lattice(block.axis, p.source_strides);
-    const int64_t base = block.group * p.source_strides.group + Copy::column();
-    source_ = static_cast<const char*>(p.source);
+    const char* const source = as<char>(static_cast<const T*>(p.source) + block.group * p.source_strides.group) +
+                               TapStrides::of_source<T>(p, block).lowest(block.axis);
     FC_UNROLL
     for (int i = 0; i < Copy::passes; ++i) {
       const Position position = Position::at(block.first_column + Copy::row(i), positions);
       const Spot spot = origins.spot(position);
-      row_[i] = (base + spot.offset) * int64_t(sizeof(T));
-      columns_[i] = position.within(positions) ? taps_inside(p, block, spot, 2) : 0;
-      rows_[i] = taps_inside(p, block, spot, 1) << igemm_depth_taps | taps_inside(p, block, spot, 0);
+      window_[i] = source + spot.offset * int(sizeof(T));
+      outside_[i] = TapBits::outside(block.axis, p.axis, spot.at);
+      if (!position.within(positions)) outside_[i].width = ~0u;
     }
     next_tap();
   }
 
   FC_DEVICE void fetch(const SharedBytes& tile) {
     FC_UNROLL
-    for (int i = 0; i < Copy::passes; ++i) Copy::copy(tile, i, as<T>(source_ + (row_[i] + offset_)), on_[i] != 0);
-    offset_ += Copy::Tile::depth * int(sizeof(T));
-    if (walk_.advance(Copy::Tile::depth)) next_tap();
+    for (int i = 0; i < Copy::passes; ++i) Copy::copy(tile, i, as<T>(window_[i] + walk_.at()), on_ & 1u << i);
+    if (walk_.advance(Copy::Tile::depth, Copy::Tile::depth * sizeof(T))) next_tap();
   }
 
  private:
-  // A bit for each tap of an axis that lies inside the source.
-  FC_DEVICE static uint32_t taps_inside(const GatherParams& p, const GatherBlock& block, const Spot& spot, int axis) {
-    uint32_t bits = 0;
-    for (int tap = 0; tap < block.axis[axis].taps; ++tap) {
-      const bool in = unsigned(spot.at[axis] + tap * block.axis[axis].tap_step) < unsigned(p.axis[axis].source_extent);
-      bits |= uint32_t(in) << tap;
-    }
-    return bits;
-  }
-
   FC_DEVICE void next_tap() {
-    offset_ += walk_.settle() * int(sizeof(T));
-    const uint32_t within = walk_.within();
+    walk_.settle();
+    const TapBits tap = walk_.bits();
+    on_ = 0;
     FC_UNROLL
-    for (int i = 0; i < Copy::passes; ++i) {
-      const uint32_t height = rows_[i] >> (igemm_depth_taps + walk_.tap(1)), depth = rows_[i] >> (walk_.tap(0) & 31);
-      on_[i] = columns_[i] >> walk_.tap(2) & height & depth & within;
-    }
+    for (int i = 0; i < Copy::passes; ++i) on_ |= uint32_t(!outside_[i].meets(tap)) << i;
   }
 
-  const char* source_;
-  int64_t row_[Copy::passes], offset_ = 0;  // bytes: where a row's window begins, and where in it the walk is
-  uint32_t columns_[Copy::passes], rows_[Copy::passes], on_[Copy::passes];
+  const char* window_[Copy::passes];  // the tap with the lowest address of each
+  TapBits outside_[Copy::passes];
+  uint32_t on_;  // a bit a pass
   TapWalk walk_;
 };
 
@@ -185,20 +238,21 @@ class GradientColumns {
   FC_DEVICE GradientColumns(const WgradParams& p, int group, int first_row, int64_t start, int length) {
     const int column = first_row + Copy::column();
     on_ = column < p.rows, left_ = length - Copy::row();
-    position_ = p.gy_strides.axis[2];  // the tensor is dense: positions follow one another
+    position_ = unsigned(p.gy_strides.axis[2]);  // the tensor is dense: positions follow one another
     from_ = static_cast<const T*>(p.gy) + group * p.gy_strides.group + (start + Copy::row()) * position_ + column;
   }
 
   FC_DEVICE void fetch(const SharedBytes& tile) {
     FC_UNROLL
     for (int i = 0; i < Copy::passes; ++i)
-      Copy::copy(tile, i, from_ + i * Copy::pass_rows * position_, on_ && i * Copy::pass_rows < left_);
-    from_ += Copy::Tile::depth * position_, left_ -= Copy::Tile::depth;
+      Copy::copy(tile, i, from_ + uint64_t(position_) * unsigned(i * Copy::pass_rows),
+                 on_ && i * Copy::pass_rows < left_);
+    from_ += uint64_t(position_) * unsigned(Copy::Tile::depth), left_ -= Copy::Tile::depth;
   }
 
  private:
   const T* from_;
-  int64_t position_;
+  unsigned position_;
   int left_;
   bool on_;
 };
@@ -211,18 +265,17 @@ class GatheredColumns {
   static constexpr int depth = Copy::Tile::depth;
 
  public:
-  struct Table {
-    Shared<int64_t> offset;  // [2][depth]
-    Shared<int> at;          // [2][depth][4]
-  };
+  using Entry = Vec<uint32_t, 4>;  // bytes to the window in two halves, TapBits outside
+  using Table = Shared<Entry>;     // [2][depth]
 
   FC_DEVICE GatheredColumns(const WgradParams& p, const AxisPhase (&axis)[3], const Extents& positions, int group,
                             int first_column, int64_t start, const Table& table)
-      : p_(p), positions_(positions), table_(table), origins_(position_lattice(axis, p.x_strides)) {
+      : p_(p), axis_(axis), positions_(positions), table_(table), origins_(position_lattice(axis, p.x_strides)) {
     const Position column = Position::at(first_column + Copy::column(), tap_extents<0>(axis, p.channels));
-    tap_ = tap_lattice<0>(axis, p.x_strides.axis, 1).spot(column);
-    if (first_column + Copy::column() >= p.columns) tap_.move_outside();
-    base_ = static_cast<const T*>(p.x) + group * p.x_strides.group + tap_.offset;
+    const bool on = first_column + Copy::column() < p.columns;
+    tap_ = on ? TapBits::of(column.digit[0], column.digit[1], column.digit[2]) : TapBits::none();
+    tap_from_ = as<char>(static_cast<const T*>(p.x) + group * p.x_strides.group +
+                         tap_lattice<0>(axis, p.x_strides.axis, 1).offset(column));
     const int thread = int(threadIdx.x);
     mine_ = Position::at(start + (thread < depth ? thread : 0), positions);
     step_ = Position::at(depth, positions);
@@ -232,10 +285,11 @@ class GatheredColumns {
   FC_DEVICE void tabulate() {
     const int thread = int(threadIdx.x);
     if (thread < depth) {
-      Spot spot = origins_.spot(mine_);
-      if (!mine_.within(positions_)) spot.move_outside();
-      table_.offset.store(half_ * depth + thread, spot.offset);
-      table_.at.template store_as<Vec<int, 4>>((half_ * depth + thread) * 4, {spot.at[0], spot.at[1], spot.at[2], 0});
+      const Spot spot = origins_.spot(mine_);
+      TapBits outside = TapBits::outside(axis_, p_.axis, spot.at);
+      if (!mine_.within(positions_)) outside.width = ~0u;
+      const int64_t bytes = spot.offset * int(sizeof(T));
+      table_.store(half_ * depth + thread, {{uint32_t(bytes), uint32_t(bytes >> 32), outside.width, outside.rest}});
       mine_.advance(step_, positions_);
     }
     half_ ^= 1;
@@ -243,24 +297,23 @@ class GatheredColumns {
 
   // Reads the older half of the table. A position past the slice's end meets a zero of the gradient.
   FC_DEVICE void fetch(const SharedBytes& tile) {
-    const int extent[3] = {p_.axis[0].source_extent, p_.axis[1].source_extent, p_.axis[2].source_extent};
     FC_UNROLL
     for (int i = 0; i < Copy::passes; ++i) {
-      const int entry = read_ * depth + Copy::row(i);
-      const auto at = table_.at.template load_as<Vec<int, 4>>(entry * 4);
-      const Spot spot{table_.offset.load(entry), {at[0], at[1], at[2]}};
-      Copy::copy(tile, i, base_ + spot.offset, spot.inside(tap_, extent));
+      const Entry entry = table_.load(read_ * depth + Copy::row(i));
+      const int64_t bytes = int64_t(uint64_t(entry[1]) << 32 | entry[0]);
+      Copy::copy(tile, i, as<T>(tap_from_ + bytes), !tap_.meets({entry[2], entry[3]}));
     }
     read_ ^= 1;
   }
 
  private:
   const WgradParams& p_;
+  const AxisPhase (&axis_)[3];
   const Extents& positions_;
   Table table_;
   Lattice<1> origins_;
-  Spot tap_;
-  const T* base_;
+  TapBits tap_;
+  const char* tap_from_;
   Position mine_, step_;
   int half_ = 0, read_ = 0;
 };

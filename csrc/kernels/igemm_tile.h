@@ -49,8 +49,8 @@ struct TileCopy {
   FC_DEVICE static int row(int pass = 0) { return int(threadIdx.x) / columns + pass * pass_rows; }
   FC_DEVICE static int column() { return int(threadIdx.x) % columns * vector; }
 
-  // Zeros where off; `from` is not looked at then.
-  FC_DEVICE static void copy(const SharedBytes& tile, int pass, const T* from, bool on) {
+  // Zeros where `on` is 0; `from` is not looked at then.
+  FC_DEVICE static void copy(const SharedBytes& tile, int pass, const T* from, uint32_t on) {
     const int byte = int(threadIdx.x) % columns * Bytes;
     const int chunk = byte / 16, rest = byte % 16;
     // Whole periods of the permutation are a constant offset.
@@ -59,7 +59,7 @@ struct TileCopy {
     if constexpr (Bytes >= 4) {
       cp_async<Bytes>(tile.address(to + rest), from, on);
     } else {
-      tile.template store_as<uint16_t>(to + rest, load_if(on, as<uint16_t>(from)));
+      tile.template store_as<uint16_t>(to + rest, load_if(on != 0, as<uint16_t>(from)));
     }
   }
 };
@@ -76,10 +76,10 @@ class Fragments {
     if constexpr (Tile::depth_major) {
       const int at = Tile::at(first + 8 * half_tile + lane % 8, half_depth);
       FC_UNROLL
-      for (int step = 0; step < Tile::steps; ++step) at_[step] = at ^ step * 32;  // two chunks further
+      for (int step = 0; step < Tile::steps; ++step) at_[step] = kept(at ^ step * 32);  // two chunks further
     } else if constexpr (!Tile::by_word) {
       FC_UNROLL
-      for (int i = 0; i < Parts; ++i) at_[i] = Tile::at(8 * half_depth + lane % 8, first / 8 + half_tile + 2 * i);
+      for (int i = 0; i < Parts; ++i) at_[i] = kept(Tile::at(8 * half_depth + lane % 8, first / 8 + half_tile + 2 * i));
     } else {
       const int index = first + lane / 4;
       FC_UNROLL

@@ -34,11 +34,12 @@ FC_DEVICE void multiply_stages(Sums& sums, Left& left, Right& right, const Share
   using LeftTile = typename Config::LeftTile;
   using RightTile = typename Config::RightTile;
   constexpr int stages = Tiling::stages, stage_bytes = LeftTile::bytes + RightTile::bytes;
-  int filled = 0, read = 0;  // slots of the ring, in bytes
-  const auto fetch = [&] {
-    const SharedBytes stage = ring + filled;
-    left.fetch(stage), right.fetch(stage + LeftTile::bytes);
-    filled = filled == (stages - 1) * stage_bytes ? 0 : filled + stage_bytes;
+  int slot = 0;  // of the ring, in bytes
+  const auto fetch = [&](bool on) {
+    const SharedBytes stage = ring + slot;
+    if (on) left.fetch(stage), right.fetch(stage + LeftTile::bytes);
+    cp_async_commit();
+    slot = slot == (stages - 1) * stage_bytes ? 0 : slot + stage_bytes;
   };
   const auto tabulate = [&] {
     if constexpr (has_table<Right>::value) right.tabulate();
@@ -47,22 +48,19 @@ FC_DEVICE void multiply_stages(Sums& sums, Left& left, Right& right, const Share
   FC_NO_UNROLL
   for (int step = 0; step < stages - 1; ++step) {
     if constexpr (has_table<Right>::value) sync_threads();
-    if (step < steps) fetch();
-    cp_async_commit();
+    fetch(step < steps);
     tabulate();
   }
   const typename Sums::template LeftFragments<LeftTile> left_part(Tiling::first_row());
   const typename Sums::template RightFragments<RightTile> right_part(Tiling::first_column());
   FC_NO_UNROLL
-  for (int step = 0; step < steps; ++step) {
+  for (int left_over = steps; left_over > 0; --left_over) {
     cp_async_wait<stages - 2>();
     sync_threads();
-    if (step + stages - 1 < steps) fetch();
-    cp_async_commit();
+    fetch(left_over >= stages);
     tabulate();
-    const SharedBytes stage = ring + read;
+    const SharedBytes stage = ring + slot;  // the slot to be filled next is the one that was filled first
     sums.multiply(left_part, right_part, stage, stage + LeftTile::bytes);
-    read = read == (stages - 1) * stage_bytes ? 0 : read + stage_bytes;
   }
   cp_async_wait<0>();
   sync_threads();  // the epilogue's scratch lies over the ring
@@ -177,10 +175,9 @@ void igemm_wgrad(const FC_GRID_CONSTANT WgradParams p) {
   typename Config::Sums sums;
   const int steps = (length + depth - 1) / depth;
   if constexpr (has_table<Right>::value) {
-    FC_STATIC_SHARED(int64_t, table_offset, 2 * depth);
-    FC_STATIC_SHARED(int, table_at, 8 * depth);
+    FC_STATIC_SHARED(typename Right::Entry, table, 2 * depth);
     Left left(p, group, first_row, start, length);
-    Right right(p, axis, positions, group, first_column, start, {table_offset, table_at});
+    Right right(p, axis, positions, group, first_column, start, table);
     multiply_stages<Config>(sums, left, right, ring, steps);
   } else {
     const int plane = axis[0].positions * axis[1].positions * axis[2].positions;

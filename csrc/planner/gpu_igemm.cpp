@@ -46,6 +46,24 @@ std::string refuse_taps(const ConvProblem& p) {
   return "";
 }
 
+// 32 bits count the bytes from one end of a window to the other and, in dgrad, those of a group's filter.
+std::string refuse_reach(const ConvProblem& p, Pass pass) {
+  constexpr int64_t most = int64_t(1) << 32;
+  if (std::max(p.c, p.k) > largest_coordinate) return concat(std::max(p.c, p.k), " channels; at most 2^30");
+  if (pass == Pass::wgrad) return "";
+  const bool dgrad = pass == Pass::dgrad;
+  const auto& extent = dgrad ? p.out : p.in;
+  int64_t position = dgrad ? p.k : p.c, reach = position;
+  for (int i = 2; i >= 0; --i) {
+    reach += (p.filter[i] - 1) * p.dilation[i] * position;
+    position *= extent[i];
+  }
+  if (reach * size_of(p.dtype) > most)
+    return concat("a window reaches over ", reach, " elements: more than 2^32 bytes");
+  if (dgrad && p.w_elements() / p.groups * size_of(p.dtype) > most) return "a group's filter has more than 2^32 bytes";
+  return "";
+}
+
 std::string refuse_products(const ConvProblem& p, Pass pass, const PlanOptions& options, IgemmTile tile) {
   if (pass != Pass::fprop && pass != Pass::dgrad && pass != Pass::wgrad)
     return concat("computes fprop, dgrad and wgrad, not ", name_of(pass));
@@ -94,8 +112,8 @@ std::string refuse(const ConvProblem& p, Pass pass, const PlanOptions& options) 
     return "nothing to pack: its operands can be read as they are";
   const ConvProblem& inner = lowering.inner;
   if (auto reason = refuse_size(inner); !reason.empty()) return reason;
-  if (pass != Pass::wgrad)
-    if (auto reason = refuse_taps(inner); !reason.empty()) return reason;
+  if (auto reason = refuse_taps(inner); !reason.empty()) return reason;
+  if (auto reason = refuse_reach(inner, pass); !reason.empty()) return reason;
   const int bytes = copy_bytes(inner, pass, reading, tile);
   if (!visit_dtype(p.dtype, [&](auto t) { return has_copy<decltype(t)>(tile, bytes); }))
     return concat(p.c_per_group(), " and ", p.k_per_group(), " channels a group allow copies of ", bytes,

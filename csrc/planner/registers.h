@@ -14,27 +14,27 @@ struct Registers {
 };
 
 constexpr Registers igemm_large[] = {{"igemm_gather<.*WarpTiling<128, 128,[^>]*>, false", 168},
-                                     {"igemm_gather<.*WarpTiling<128, 128,[^>]*>, true", 192},
-                                     {"igemm_wgrad<.*WarpTiling<128, 128,", 184}};
-constexpr Registers igemm_tall[] = {{"igemm_gather<.*, [01], .*WarpTiling<64, 128,[^>]*>, false", 128},
-                                    {"igemm_gather<.*, [01], .*WarpTiling<64, 128,[^>]*>, true", 144},
-                                    {"igemm_wgrad<.*, [01], .*WarpTiling<64, 128,", 128}};
-constexpr Registers igemm_tall_x3[] = {{"igemm_gather<.*, 2, .*WarpTiling<64, 128,[^>]*>, false", 248},
-                                       {"igemm_gather<.*, 2, .*WarpTiling<64, 128,[^>]*>, true", 240},
-                                       {"igemm_wgrad<.*, 2, .*WarpTiling<64, 128,", 240}};
+                                     {"igemm_gather<.*WarpTiling<128, 128,[^>]*>, true", 176},
+                                     {"igemm_wgrad<.*WarpTiling<128, 128,", 168}};
+constexpr Registers igemm_tall[] = {{"igemm_gather<.*, [01], .*WarpTiling<64, 128,[^>]*>, false", 120},
+                                    {"igemm_gather<.*, [01], .*WarpTiling<64, 128,[^>]*>, true", 128},
+                                    {"igemm_wgrad<.*, [01], .*WarpTiling<64, 128,", 120}};
+constexpr Registers igemm_tall_x3[] = {{"igemm_gather<.*, 2, .*WarpTiling<64, 128,[^>]*>, false", 240},
+                                       {"igemm_gather<.*, 2, .*WarpTiling<64, 128,[^>]*>, true", 248},
+                                       {"igemm_wgrad<.*, 2, .*WarpTiling<64, 128,", 232}};
 constexpr Registers igemm_square[] = {{"igemm_gather<.*, [01], .*WarpTiling<64, 64,[^>]*>, false, 16", 112},
-                                      {"igemm_gather<.*, [01], .*WarpTiling<64, 64,[^>]*>, true, 16", 128},
-                                      {"igemm_wgrad<.*, [01], .*WarpTiling<64, 64,[^>]*>, 16", 128}};
-constexpr Registers igemm_square_x3[] = {{"igemm_gather<.*, 2, .*WarpTiling<64, 64,[^>]*>, false, 16", 160},
-                                         {"igemm_gather<.*, 2, .*WarpTiling<64, 64,[^>]*>, true, 16", 176},
-                                         {"igemm_wgrad<.*, 2, .*WarpTiling<64, 64,[^>]*>, 16", 168}};
+                                      {"igemm_gather<.*, [01], .*WarpTiling<64, 64,[^>]*>, true, 16", 120},
+                                      {"igemm_wgrad<.*, [01], .*WarpTiling<64, 64,[^>]*>, 16", 120}};
+constexpr Registers igemm_square_x3[] = {{"igemm_gather<.*, 2, .*WarpTiling<64, 64,[^>]*>, false, 16", 152},
+                                         {"igemm_gather<.*, 2, .*WarpTiling<64, 64,[^>]*>, true, 16", 168},
+                                         {"igemm_wgrad<.*, 2, .*WarpTiling<64, 64,[^>]*>, 16", 160}};
 // Copies of two or four bytes.
-constexpr Registers igemm_narrow[] = {{"igemm_gather<.*, [01], .*WarpTiling<64, 64,[^>]*>, false, [24]", 208},
-                                      {"igemm_gather<.*, [01], .*WarpTiling<64, 64,[^>]*>, true, [24]", 232},
-                                      {"igemm_wgrad<.*, [01], .*WarpTiling<64, 64,[^>]*>, [24]", 160}};
-constexpr Registers igemm_narrow_x3[] = {{"igemm_gather<.*, 2, .*WarpTiling<64, 64,[^>]*>, false, [24]", 192},
-                                         {"igemm_gather<.*, 2, .*WarpTiling<64, 64,[^>]*>, true, [24]", 224},
-                                         {"igemm_wgrad<.*, 2, .*WarpTiling<64, 64,[^>]*>, [24]", 184}};
+constexpr Registers igemm_narrow[] = {{"igemm_gather<.*, [01], .*WarpTiling<64, 64,[^>]*>, false, [24]", 184},
+                                      {"igemm_gather<.*, [01], .*WarpTiling<64, 64,[^>]*>, true, [24]", 200},
+                                      {"igemm_wgrad<.*, [01], .*WarpTiling<64, 64,[^>]*>, [24]", 128}};
+constexpr Registers igemm_narrow_x3[] = {{"igemm_gather<.*, 2, .*WarpTiling<64, 64,[^>]*>, false, [24]", 176},
+                                         {"igemm_gather<.*, 2, .*WarpTiling<64, 64,[^>]*>, true, [24]", 208},
+                                         {"igemm_wgrad<.*, 2, .*WarpTiling<64, 64,[^>]*>, [24]", 168}};
 constexpr Registers depthwise_gather = {"depthwise<", 72}, depthwise_wgrad = {"depthwise_wgrad<", 144};
 constexpr Registers depthwise_tiled = {"depthwise_tiled<", 96};
 constexpr Registers pool_forward = {"pool_forward<", 128}, pool_backward = {"pool_backward<", 120};
