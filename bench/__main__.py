@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"bench: error: backend {options.device}: {fastconv.backends()[options.device].reason}", file=sys.stderr)
         return 1
     try:
-        layers = select(options.suite, options.layers)
+        layers = [each.with_batch(options.batch) for each in select(options.suite, options.layers)]
         with fastconv.use_kernel(options.kernel):  # an unknown name is an error before anything runs
             pass
     except ValueError as error:
@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--passes", type=_subset(PASSES), default=("forward", "backward"), metavar="LIST", help=", ".join(PASSES))
     add("--layouts", type=_subset(LAYOUTS), default=LAYOUTS, metavar="LIST", help=", ".join(LAYOUTS))
     add("--kernel", metavar="NAME", help="force this kernel (see fastconv.use_kernel); native: any but PyTorch's")
+    add("--batch", type=int, metavar="N", help="samples (default: each layer's own; one in the networks, on the CPU)")
     add("--bias", action="store_true", help="convolutions with a bias")
     add("--threads", type=int, help="CPU threads of both (default: torch's)")
     add("--clock", choices=tuple(CLOCKS), default="wall", help="cpu: only the thread's own time, with --threads 1")

@@ -66,6 +66,10 @@ class Layer:
             tensors.append(torch.randn(self.k, generator=generator).to(device=device, dtype=dtype))
         return tensors
 
+    def with_batch(self, samples: int | None) -> Layer:
+        """The layer with ``samples`` samples on any device, or as it is."""
+        return replace(self, n=samples, n_gpu=samples) if samples else self
+
     def on(self, device: str, bias: bool = False) -> Layer:
         """The layer with the batch meant for ``device``; a convolution with a bias if asked."""
         return replace(self, n=self.n_gpu if device == "cuda" else self.n, bias=bias and self.kind == "conv")

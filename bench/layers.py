@@ -35,7 +35,13 @@ QUICK = (
 )
 
 _NETWORKS = {name.lower(): (*layers, *POOL_NETWORKS.get(name, ())) for name, layers in CONV_NETWORKS.items()}
-SUITES: dict[str, tuple[Layer, ...]] = {"quick": QUICK, **_NETWORKS}
+# Of all networks: one filter a channel; groups of several channels. A layer of two networks counts once.
+_GROUPED = tuple(dict.fromkeys(layer for layers in CONV_NETWORKS.values() for layer in layers if layer.groups > 1))
+_FAMILIES = {
+    "depthwise": tuple(layer for layer in _GROUPED if layer.groups == layer.c),
+    "grouped": tuple(layer for layer in _GROUPED if layer.groups < layer.c),
+}
+SUITES: dict[str, tuple[Layer, ...]] = {"quick": QUICK, **_NETWORKS, **_FAMILIES}
 
 
 def select(suite: str, pattern: str = "") -> list[Layer]:

@@ -20,8 +20,8 @@ def _conv(c: int, k: int, size: int, filter: int, stride: int = 1, padding: int 
     return Layer(name, "conv", 1, BATCH_GPU, c, size, filter, stride, low, dilation, k, groups)
 
 
-def _depthwise(c: int, size: int, filter: int, stride: int = 1) -> Layer:
-    return _conv(c, c, size, filter, stride, groups=c)
+def _depthwise(c: int, size: int, filter: int, stride: int = 1, dilation: int = 1) -> Layer:
+    return _conv(c, c, size, filter, stride, dilation=dilation, groups=c)
 
 
 def _transposed(c: int, k: int, size: int) -> Layer:
@@ -86,6 +86,29 @@ _CONVNEXT_T = (
     *(_conv(4 * c, c, size, 1) for c, size in ((96, 56), (192, 28), (384, 14), (768, 7))),
 )
 
+# The depthwise and grouped layers alone of four more: their pointwise ones are like those above.
+_MOBILENET_V2 = tuple(
+    _depthwise(*each)
+    for each in (
+        (32, 112, 3), (96, 112, 3, 2), (144, 56, 3), (144, 56, 3, 2), (192, 28, 3), (192, 28, 3, 2), (384, 14, 3),
+        (576, 14, 3), (576, 14, 3, 2), (960, 7, 3),
+    )
+)  # fmt: skip
+
+# RepLKNet-31B: each large filter, and the 5x5 that is trained beside it.
+_REPLKNET_31 = tuple(
+    _depthwise(c, size, filter) for c, size, large in ((128, 56, 31), (256, 28, 29), (512, 14, 27), (1024, 7, 13))
+    for filter in (large, 5)
+)  # fmt: skip
+
+# 32 groups of 4 channels, and of 8 (as in the 101 layers of 32x8d).
+_RESNEXT = tuple(
+    _conv(each * c, each * c, size, 3, stride, groups=32)
+    for each in (1, 2)
+    for c, size, stride in ((128, 56, 1), (256, 56, 2), (256, 28, 1), (512, 28, 2), (512, 14, 1), (1024, 14, 2),
+                            (1024, 7, 1))
+)  # fmt: skip
+
 # Ronneberger 2015: no padding; up-convolutions are dgrads.
 _U_NET = (
     *(_conv(*each, 3, 1, 0) for each in ((1, 64, 572), (64, 64, 570), (64, 128, 284), (128, 128, 282))),
@@ -96,7 +119,8 @@ _U_NET = (
     _conv(64, 2, 388, 1),
 )
 
-# DeepLab v3 and v3+ at an output stride of 16, for 513x513: the dilated last stage, the pyramid, the decoder.
+# DeepLab v3 and v3+ at an output stride of 16, for 513x513: the dilated last stage, the pyramid, the decoder; then the
+# separable ones of v3+ on Xception, and the last stage of v3 on MobileNetV3.
 _DEEPLAB = (
     _conv(512, 512, 33, 3, dilation=2),
     _conv(2048, 256, 33, 1),
@@ -106,6 +130,9 @@ _DEEPLAB = (
     _conv(256, 48, 129, 1),
     _conv(304, 256, 129, 3),
     _conv(256, 21, 129, 1),
+    *(_depthwise(2048, 33, 3, dilation=rate) for rate in (6, 12, 18)),
+    *(_depthwise(c, 129, 3) for c in (304, 256)),
+    _depthwise(960, 33, 5, dilation=2),
 )
 
 CONV_NETWORKS = {
@@ -114,6 +141,9 @@ CONV_NETWORKS = {
     "DenseNet-121": _DENSENET_121,
     "EfficientNet-B0": _EFFICIENTNET_B0,
     "ConvNeXt-T": _CONVNEXT_T,
+    "MobileNetV2": _MOBILENET_V2,
+    "RepLKNet-31": _REPLKNET_31,
+    "ResNeXt": _RESNEXT,
     "U-Net": _U_NET,
     "DeepLab": _DEEPLAB,
 }
