@@ -130,9 +130,19 @@ def test_select():
     assert len(layers.select("quick")) == len(layers.QUICK) == len({each.name for each in layers.QUICK})
 
 
+def test_suites_of_depthwise_and_grouped_layers():
+    depthwise, grouped = layers.SUITES["depthwise"], layers.SUITES["grouped"]
+    assert all(layer.groups == layer.c for layer in depthwise) and {layer.kernel for layer in depthwise} >= {3, 31}
+    assert all(1 < layer.groups < layer.c for layer in grouped) and {layer.c // layer.groups for layer in grouped} >= {
+        4
+    }
+    assert grouped[0].with_batch(5).on("cuda").n == 5 and grouped[0].with_batch(None) == grouped[0]
+
+
 def test_every_network_is_a_suite():
     networks = {"resnet-50", "vgg-16", "densenet-121", "efficientnet-b0", "convnext-t", "u-net", "deeplab"}
-    assert layers.SUITES.keys() == networks | {"quick"}
+    networks |= {"mobilenetv2", "replknet-31", "resnext"}
+    assert layers.SUITES.keys() == networks | {"quick", "depthwise", "grouped"}
     for suite_layers in layers.SUITES.values():
         assert len(suite_layers) == len({each.name for each in suite_layers})
     (stem,) = layers.select("resnet-50", "3-64")

@@ -1,4 +1,4 @@
-"""Every distinct layer of seven networks, in the emulator (or on a GPU): all passes, dtypes and layouts, exactly.
+"""Every distinct layer of ten networks, in the emulator (or on a GPU): all passes, dtypes and layouts, exactly.
 
 The planned kernel runs each pass on small integers, whose sums every dtype holds: the result is torch's in float64,
 rounded once. The planes are reduced (networks.py): what remains of a layer is its channels and geometry.

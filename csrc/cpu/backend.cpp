@@ -19,7 +19,8 @@ Cost cost_of_aten(const ConvProblem& p, Pass pass, const PlanOptions& options) {
   if (refuse_epilogue(options).empty()) return best;
   PlanOptions plain = options;
   plain.residual = false, plain.activation = Activation::none;
-  for (const auto& kernel : {cpu::direct_entry(), cpu::depthwise_entry(), cpu::blocked_entry()}) {
+  for (const auto& kernel :
+       {cpu::direct_entry(), cpu::depthwise_entry(), cpu::interleaved_entry(), cpu::blocked_entry()}) {
     if (!kernel.refuse(p, pass, plain).empty()) continue;
     const Cost cost = kernel.cost(p, pass, plain);
     if (cost.microseconds < best.microseconds) best = cost;
@@ -32,7 +33,8 @@ Cost cost_of_aten(const ConvProblem& p, Pass pass, const PlanOptions& options) {
 }  // namespace
 
 const std::vector<Kernel<ConvProblem>>& conv_kernels() {
-  static const std::vector<Kernel<ConvProblem>> table{cpu::direct_entry(), cpu::depthwise_entry(), cpu::blocked_entry(),
+  static const std::vector<Kernel<ConvProblem>> table{cpu::direct_entry(), cpu::depthwise_entry(),
+                                                      cpu::interleaved_entry(), cpu::blocked_entry(),
                                                       aten_entry<ConvProblem>(cost_of_aten)};
   return table;
 }

@@ -37,14 +37,28 @@ Rate depthwise_rate(const ConvProblem& p, Pass pass) {
   if (p.layout == Layout::nhwc) {
     if (p.k < 8 || p.k_per_group() > 1) return {3, 0.3, 1};
     const double row = 1 / double(p.out[2]);  // what comes before the first pixel of a row
-    if (pass == Pass::fprop) return strided ? Rate{3, 0.12, 0.045} : Rate{3, 0.18, 0.041};
-    if (pass == Pass::dgrad) return strided ? Rate{3, 0.25 + 1.5 * row, 0.067} : Rate{3, 0.15 + 1.2 * row, 0.047};
+    // Outputs at a border are summed one by one: three times as long.
+    const double border = std::min(1.0, double(p.filter[2] - 1) / double(p.in[2]));
+    const double edges = 1 + 2 * border;
+    if (pass == Pass::fprop) return strided ? Rate{3, 0.12, 0.04 * edges} : Rate{3, 0.15, 0.038 * edges};
+    if (pass == Pass::dgrad) return strided ? Rate{3, 0.25 + 1.5 * row, 0.06} : Rate{3, 0.15 + row, 0.038 * edges};
     return {3, 0.1 + 2.2 * row, strided ? 0.1 : 0.077};
   }
   const double planes = double(p.n * p.k) / double(p.x_elements() + p.y_elements());
   if (pass == Pass::fprop) return strided ? Rate{3, 0.21 + 148 * planes, 0.073} : Rate{3, 0.3 + 84 * planes, 0.035};
-  if (pass == Pass::dgrad) return strided ? Rate{3, 0.52 + 168 * planes, 0.078} : Rate{3, 0.28 + 117 * planes, 0.049};
-  return strided ? Rate{3, 0.35 + 150 * planes, 0.106} : Rate{3, 0.22 + 60 * planes, 0.067};
+  if (pass == Pass::dgrad) return strided ? Rate{3, 0.52 + 168 * planes, 0.078} : Rate{3, 0.28 + 117 * planes, 0.038};
+  return strided ? Rate{3, 0.35 + 150 * planes, 0.106} : Rate{3, 0.22 + 60 * planes, 0.055};
+}
+
+// What is copied: both tensors, transposed in NCHW, and the padding. In NHWC a block is a cache line or two of each
+// pixel, which costs more where the tensors come from beyond the caches.
+Rate interleaved_rate(const ConvProblem& p) {
+  const double elements = double(p.x_elements() + p.y_elements());
+  const double rows = double(p.in[1] + p.pad_lo[1] + p.pad_hi[1]), row = double(p.in[2] + p.pad_lo[2] + p.pad_hi[2]);
+  const double padded = double(p.n * p.c) * rows * row / elements;
+  const bool far = p.layout == Layout::nhwc && elements > 1.2e6;
+  const double plane = p.layout == Layout::nchw ? 25 * double(p.n * p.c) / elements : 0;
+  return {3, 0.18 + 0.05 * padded + plane + (far ? 0.2 : 0), 0.037 * filled(p.c)};
 }
 
 // Lanes are output channels, sixteen at a time or (at under half the speed) eight; packing takes a nanosecond a weight,
@@ -74,7 +88,10 @@ Rate aten_conv_rate(const ConvProblem& p, Pass pass, bool depthwise) {
     return {18, !nchw ? 0.75 : strided ? 2.5 : 0.6, 0.0215};
   }
   const bool strided = p.stride[2] > 1;
-  if (pass == Pass::fprop && nchw) return strided ? Rate{50, 0.28, 0.052} : Rate{50, 0.33, 0.04};
+  // oneDNN has nothing for taps far apart, and PyTorch loops over the channels.
+  if (p.dilation[2] > 2 || (p.dilation[2] == 2 && pass != Pass::fprop)) return {60, 0.3, nchw ? 0.5 : 2};
+  const double plane = 50 * double(p.n * p.k) / double(p.x_elements() + p.y_elements());
+  if (pass == Pass::fprop && nchw) return strided ? Rate{50, 0.28, 0.052} : Rate{50, 0.33 + plane, 0.04};
   if (pass == Pass::fprop) return {40, strided ? 0.09 : 0.11, 0.063};
   if (pass == Pass::dgrad && nchw) return strided ? Rate{60, 0.55, 0.11} : Rate{60, 0.4, 0.071};
   if (pass == Pass::dgrad) return strided ? Rate{50, 0.28, 0.1} : Rate{50, 0.16, 0.064};
@@ -135,10 +152,11 @@ Cost pool_pass_cost(const PoolProblem& p, Pass pass, const PlanOptions& options,
 Cost conv_cost(const ConvProblem& p, Pass pass, const PlanOptions& options, Maker maker) {
   const bool depthwise = p.c_per_group() == 1 && p.groups > 1;
   const double elements = double(p.x_elements() + p.y_elements()), taps = p.flops(pass) / 2;
-  const Rate rate = maker == Maker::aten      ? aten_conv_rate(p, pass, depthwise)
-                    : maker == Maker::direct  ? direct_conv_rate(p, pass)
-                    : maker == Maker::blocked ? blocked_rate(p, pass)
-                                              : depthwise_rate(p, pass);
+  const Rate rate = maker == Maker::aten          ? aten_conv_rate(p, pass, depthwise)
+                    : maker == Maker::direct      ? direct_conv_rate(p, pass)
+                    : maker == Maker::blocked     ? blocked_rate(p, pass)
+                    : maker == Maker::interleaved ? interleaved_rate(p)
+                                                  : depthwise_rate(p, pass);
   return total(rate, elements, taps, dtype_factor(p.dtype, maker, depthwise), p.flops(pass), p.bytes(pass), options);
 }
 

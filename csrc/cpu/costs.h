@@ -18,7 +18,7 @@ struct Rate {
 // Work below this many microseconds stays on the calling thread: a parallel region takes 5 to 10 to start and join.
 constexpr double kSerialMicroseconds = 20;
 
-enum class Maker { direct, fast, blocked, aten };  // `fast`: "depthwise", and "vector" pooling
+enum class Maker { direct, fast, interleaved, blocked, aten };  // `fast`: "depthwise", and "vector" pooling
 
 Cost conv_cost(const ConvProblem& problem, Pass pass, const PlanOptions& options, Maker maker);
 // One of PyTorch's operators in place on a convolution's result: 0.07 (relu_) to 0.35 ns an element (add_, beyond the

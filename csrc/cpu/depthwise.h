@@ -26,6 +26,12 @@ struct Phases {
   explicit Phases(const AxisMap (&axis)[3]);
 };
 
+// The lowest source that any phase reads, and the highest that any output 0 does.
+struct Reach {
+  int64_t low, high;
+};
+Reach reach_of(const std::vector<PhaseAxis>& phases);
+
 // Empty, or why: extents so large that the phases cannot be listed.
 std::string refuse_phases(const AxisMap (&axis)[3]);
 

@@ -28,6 +28,7 @@ inline std::string refuse_smooth(const PlanOptions& options) {
 
 Kernel<ConvProblem> direct_entry();
 Kernel<ConvProblem> depthwise_entry();
+Kernel<ConvProblem> interleaved_entry();
 Kernel<ConvProblem> blocked_entry();
 Kernel<PoolProblem> direct_pool_entry();
 Kernel<PoolProblem> vector_pool_entry();

@@ -32,10 +32,8 @@ PhaseAxis phase_of(const AxisMap& axis, int64_t phase) {
   return p;
 }
 
-// The lowest source that any phase reads, and the highest that any output 0 does.
-struct Reach {
-  int64_t low, high;
-};
+}  // namespace
+
 Reach reach_of(const std::vector<PhaseAxis>& phases) {
   Reach reach{0, 0};
   bool any = false;
@@ -47,8 +45,6 @@ Reach reach_of(const std::vector<PhaseAxis>& phases) {
   }
   return reach;
 }
-
-}  // namespace
 
 Phases::Phases(const AxisMap (&axes)[3]) {
   for (int i = 0; i < 3; ++i)

@@ -19,7 +19,10 @@ struct Kernels {
   Task planar_gradient;         // PlanarGradient
   Task pixel_gradient;          // PixelGradient
   Task depthwise_gradient_sum;  // GradientSum
-  Task blocked_pack;            // Blocked
+  Task interleaved_pack;        // InterleavedDepthwise
+  Task interleaved_depthwise;
+  Task interleaved_gradient;  // InterleavedGradient
+  Task blocked_pack;          // Blocked
   Task blocked;
   Task max_pool;  // Pooling; a task is one row of all channels of a sample, or of one channel (NCHW)
   Task max_pool_dgrad;

@@ -1,0 +1,179 @@
+// Depthwise convolution on interleaved planes, fprop and dgrad (cpu/interleaved.h). Up to fourteen outputs stay in
+// registers through all taps of their windows: each tap is one vector of weights and a source vector an output.
+#include "cpu/kernels/interleaved.h"
+
+namespace fastconv::cpu::FASTCONV_ISA {
+namespace {
+
+// One vector of channels of one phase.
+template <class A>
+struct Windows {
+  const A *source, *weights;  // of the first tap of output 0
+  int64_t rows, columns;      // taps
+  int64_t row, column;        // elements from one tap's source to the next
+  int64_t weight_row, weight_column;
+  int64_t down, right;  // elements from one output's source to the next
+  vec<A> bias;
+};
+
+// Where outputs go, and how far apart.
+template <class Out>
+struct Outputs {
+  Out* at;
+  int64_t down, right;
+};
+
+// Q rows of P outputs.
+template <int Q, int P, class A, class Out>
+void sum_windows(const Windows<A>& w, const A* source, const Outputs<Out>& out) {
+  vec<A> sum[Q][P];
+#pragma GCC unroll 4
+  for (int q = 0; q < Q; ++q)
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) sum[q][p] = w.bias;
+  const A* weights = w.weights;
+  const int64_t down = w.down, right = w.right;
+  for (int64_t r = 0; r < w.rows; ++r, source += w.row, weights += w.weight_row) {
+    const A *from = source, *weight_at = weights;
+    for (int64_t s = 0; s < w.columns; ++s, from += w.column, weight_at += w.weight_column) {
+      const vec<A> weight = load(weight_at);
+#pragma GCC unroll 4
+      for (int q = 0; q < Q; ++q)
+#pragma GCC unroll 16
+        for (int p = 0; p < P; ++p) sum[q][p] += weight * load(from + q * down + p * right);
+    }
+  }
+#pragma GCC unroll 4
+  for (int q = 0; q < Q; ++q)
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) store_as<Out, A>(out.at + q * out.down + p * out.right, sum[q][p]);
+}
+
+// `rows` rows of at least P outputs: the last tile of a row overlaps the one before it.
+template <int Q, int P, class A, class Out>
+void sum_rows(const Windows<A>& w, Outputs<Out> out, int64_t rows, int64_t length) {
+  const A* source = w.source;
+  Out* const start = out.at;
+  for (int64_t h = 0; h < rows;) {
+    const bool many = h + Q <= rows;
+    for (int64_t next = 0; next < length; next += P) {
+      const int64_t i = least(next, length - P);
+      out.at = start + h * out.down + i * out.right;
+      const A* from = source + h * w.down + i * w.right;
+      many ? sum_windows<Q, P>(w, from, out) : sum_windows<1, P>(w, from, out);
+    }
+    h += many ? Q : 1;
+  }
+}
+
+// Of the tiles that fit a row, the one that computes least: ten outputs or fewer take as long as ten, because sums
+// wait for each other.
+template <class A, class Out>
+void sum_plane(const Windows<A>& w, const Outputs<Out>& out, int64_t rows, int64_t length) {
+  int64_t best = 1, least_cost = length * 10;
+  for (const int64_t p : {14, 8, 7, 4, 2}) {
+    if (p > length) continue;
+    const int64_t each = p == 14 ? 15 : p == 8 ? 10 : p == 7 ? 8 : p == 4 ? 6 : 5;
+    const int64_t cost = (length + p - 1) / p * each;
+    if (cost < least_cost) best = p, least_cost = cost;
+  }
+  if (best == 14) return sum_rows<1, 14>(w, out, rows, length);
+  if (best == 8) return sum_rows<1, 8>(w, out, rows, length);
+  if (best == 7) return sum_rows<2, 7>(w, out, rows, length);
+  if (best == 4) return sum_rows<3, 4>(w, out, rows, length);
+  if (best == 2) return sum_rows<4, 2>(w, out, rows, length);
+  sum_rows<4, 1>(w, out, rows, length);
+}
+
+// Band `band` of vector v of a block: `out` is the first of the band's outputs.
+template <class A, class Out>
+void sum_band(const Interleaved& b, const A* source, const A* packed, int64_t band, const Outputs<Out>& out) {
+  constexpr int64_t N = lanes<A>;
+  Windows<A> w;
+  w.bias = load(packed + b.taps * kBlock);
+  w.down = b.height.mul * b.pitch * N, w.right = b.width.mul * N;
+  for (int64_t h = 0; h < b.height.div; ++h) {
+    const PhaseAxis& rows = b.rows_of[h];
+    const int64_t count = least(b.phase_rows, rows.outputs - band * b.phase_rows);
+    for (int64_t f = 0; f < b.width.div; ++f) {
+      const PhaseAxis& columns = b.columns_of[f];
+      w.rows = rows.taps, w.columns = columns.taps;
+      w.row = rows.apart * b.pitch * N, w.column = columns.apart * N;
+      w.source = source + (rows.first - b.top) * b.pitch * N + (columns.first + b.lead) * N;
+      const int64_t across = b.width.taps * kBlock;
+      w.weights = packed + rows.tap * across + columns.tap * kBlock;
+      w.weight_row = rows.tap_step * across, w.weight_column = columns.tap_step * kBlock;
+      const Outputs<Out> each{out.at + h * out.down + f * out.right, b.height.div * out.down, b.width.div * out.right};
+      sum_plane(w, each, count, columns.outputs);
+    }
+  }
+}
+
+template <class T, class A>
+void interleaved_band(const InterleavedDepthwise& p, int64_t n, int64_t block, int64_t band, A* scratch) {
+  const Interleaved& b = *p.layout;
+  const Correlation& c = p.problem;
+  const int64_t first = block * kBlock, channels = least(kBlock, p.channels - first);
+  read_band(b, c.layout, scratch, static_cast<const T*>(c.src) + n * c.src_strides.n + first * c.src_strides.c,
+            c.src_strides, channels, band);
+  const int64_t top = band * b.out_rows(), pixels = least(b.out_rows(), b.height.out - top) * b.width.out;
+  const A* packed = static_cast<const A*>(p.packed) + block * (b.taps + 1) * kBlock;
+  A *source = scratch, *out = scratch + b.elements();
+  T* to = static_cast<T*>(c.dst) + n * c.dst_strides.n + first * c.dst_strides.c + top * c.dst_strides.at[1];
+  for (int64_t v = 0; v * lanes<A> < channels; ++v) {
+    const int64_t count = least(lanes<A>, channels - v * lanes<A>);
+    if (c.layout == Layout::nhwc && count == lanes<A>) {
+      sum_band(b, source, packed, band, Outputs<T>{to, c.dst_strides.at[1], c.dst_strides.at[2]});
+    } else {
+      sum_band(b, source, packed, band, Outputs<A>{out, b.width.out * lanes<A>, lanes<A>});
+      if (c.layout == Layout::nchw) {
+        write_planes(to, out, pixels, {c.dst_strides.c, count});
+      } else {
+        for (int64_t i = 0; i < pixels; ++i)
+          for (int64_t l = 0; l < count; ++l) to[i * c.dst_strides.at[2] + l] = narrow<T>(out[i * lanes<A> + l]);
+      }
+    }
+    source += b.rows * b.pitch * lanes<A>, packed += lanes<A>, to += lanes<A> * c.dst_strides.c;
+  }
+}
+
+}  // namespace
+
+void interleaved_pack(const void* context, int64_t begin, int64_t end) {
+  const auto& p = *static_cast<const InterleavedDepthwise*>(context);
+  const Correlation& c = p.problem;
+  const int64_t taps = p.layout->taps;
+  visit_dtype(c.dtype, [&](auto type) {
+    using T = decltype(type);
+    for (int64_t block = begin; block < end; ++block) {
+      auto* to = static_cast<accumulator_t<T>*>(p.packed) + block * (taps + 1) * kBlock;
+      for (int64_t lane = 0; lane < kBlock; ++lane) {
+        const int64_t channel = least(block * kBlock + lane, p.channels - 1);
+        const T* filter = static_cast<const T*>(c.w) + channel * taps;
+        for (int64_t t = 0; t < taps; ++t) to[t * kBlock + lane] = widen(filter[t]);
+        to[taps * kBlock + lane] = c.bias ? widen(static_cast<const T*>(c.bias)[channel]) : 0;
+      }
+    }
+  });
+}
+
+void interleaved_depthwise(const void* context, int64_t begin, int64_t end) {
+  const auto& p = *static_cast<const InterleavedDepthwise*>(context);
+  const Interleaved& b = *p.layout;
+  visit_dtype(p.problem.dtype, [&](auto type) {
+    using T = decltype(type);
+    using A = accumulator_t<T>;
+    const int64_t out = b.out_rows() * b.width.out * lanes<A>;
+    A* memory = static_cast<A*>(scratch(size_t(b.elements() + out) * sizeof(A)));
+    zero(memory, b.elements() + out);
+    // Neighbours share what is read and written: NCHW bands their rows, NHWC blocks their pixels.
+    const bool nchw = p.problem.layout == Layout::nchw;
+    const int64_t inner = nchw ? b.bands : p.blocks, each = p.blocks * b.bands;
+    for (int64_t index = begin; index < end; ++index) {
+      const int64_t outside = index % each / inner, inside = index % inner;
+      interleaved_band<T>(p, index / each, nchw ? outside : inside, nchw ? inside : outside, memory);
+    }
+  });
+}
+
+}  // namespace fastconv::cpu::FASTCONV_ISA

@@ -1,0 +1,138 @@
+// Tensor rows in and out of interleaved scratch (cpu/interleaved.h).
+#pragma once
+
+#include "cpu/interleaved.h"
+#include "cpu/kernels/convert.h"
+
+namespace fastconv::cpu::FASTCONV_ISA {
+namespace {
+
+template <class A>
+constexpr int kVectors = kBlock / lanes<A>;
+
+template <class A>
+void zero(A* to, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) to[i] = A(0);
+}
+
+// Stage `Step` of a transpose: lanes whose index has that bit change places with rows that have it.
+template <int Step, class A>
+inline __attribute__((always_inline)) void exchange(vec<A> (&row)[lanes<A>]) {
+  constexpr int N = lanes<A>;
+  mask_of<A> low, high;
+#pragma GCC unroll 16
+  for (int l = 0; l < N; ++l) low[l] = l & Step ? N + (l ^ Step) : l, high[l] = l & Step ? N + l : l ^ Step;
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i)
+    if (!(i & Step)) {
+      const vec<A> a = row[i], b = row[i | Step];
+      row[i] = __builtin_shuffle(a, b, low), row[i | Step] = __builtin_shuffle(a, b, high);
+    }
+}
+
+template <class A>
+inline __attribute__((always_inline)) void transpose(vec<A> (&row)[lanes<A>]) {
+  exchange<1, A>(row);
+  if constexpr (lanes<A> > 2) exchange<2, A>(row);
+  if constexpr (lanes<A> > 4) exchange<4, A>(row);
+  if constexpr (lanes<A> > 8) exchange<8, A>(row);
+}
+
+// The channels of a vector: elements of the tensor from one to the next, and how many lanes exist.
+struct Channels {
+  int64_t pitch, count;
+};
+
+// NHWC: `pixels` of a row, `pixel` elements apart.
+template <class A, class T>
+void read_pixels(A* to, const T* from, int64_t pixels, int64_t pixel, int64_t count) {
+  if (count == lanes<A>) {
+    for (int64_t i = 0; i < pixels; ++i, to += lanes<A>, from += pixel) store(to, load_as<A>(from));
+  } else {
+    for (int64_t i = 0; i < pixels; ++i, to += lanes<A>, from += pixel)
+      for (int64_t l = 0; l < count; ++l) to[l] = widen(from[l]);
+  }
+}
+
+// NCHW: `rows` whole rows of `width` pixels, which follow one another in each plane; those in scratch are `pitch`
+// elements apart. A lane that does not exist copies lane 0.
+template <class A, class T>
+void read_planes(A* to, int64_t pitch, const T* from, int64_t rows, int64_t width, const Channels& channels) {
+  constexpr int64_t N = lanes<A>;
+  const int64_t total = rows * width;
+  if (total < N) {
+    for (int64_t i = 0; i < total; ++i)
+      for (int64_t l = 0; l < channels.count; ++l)
+        to[i / width * pitch + i % width * N + l] = widen(from[l * channels.pitch + i]);
+    return;
+  }
+  const T* plane[N];
+  for (int64_t l = 0; l < N; ++l) plane[l] = from + (l < channels.count ? l : 0) * channels.pitch;
+  for (int64_t next = 0; next < total; next += N) {
+    const int64_t i = least(next, total - N);  // the last pixels overlap those before
+    vec<A> row[N];
+#pragma GCC unroll 16
+    for (int l = 0; l < N; ++l) row[l] = load_as<A>(plane[l] + i);
+    transpose<A>(row);
+    int64_t column = i % width;
+    A* line = to + i / width * pitch;
+    if (column + N <= width) {
+#pragma GCC unroll 16
+      for (int l = 0; l < N; ++l) store(line + (column + l) * N, row[l]);
+      continue;
+    }
+    for (int l = 0; l < N; ++l) {
+      store(line + column * N, row[l]);
+      if (++column == width) column = 0, line += pitch;
+    }
+  }
+}
+
+// The other way, from pixels that follow one another.
+template <class T, class A>
+void write_planes(T* to, const A* from, int64_t total, const Channels& channels) {
+  constexpr int64_t N = lanes<A>;
+  if (total < N) {
+    for (int64_t i = 0; i < total; ++i)
+      for (int64_t l = 0; l < channels.count; ++l) to[l * channels.pitch + i] = narrow<T>(from[i * N + l]);
+    return;
+  }
+  for (int64_t next = 0; next < total; next += N) {
+    const int64_t i = least(next, total - N);
+    vec<A> row[N];
+#pragma GCC unroll 16
+    for (int l = 0; l < N; ++l) row[l] = load(from + (i + l) * N);
+    transpose<A>(row);
+    T* plane = to + i;
+    for (int l = 0; l < channels.count; ++l, plane += channels.pitch) store_as<T, A>(plane, row[l]);
+  }
+}
+
+// The source rows of band `band`, all vectors of a block whose first channel starts at `plane`. What is left and right
+// of the columns must be zero already.
+template <class A, class T>
+void read_band(const Interleaved& b, Layout layout, A* scratch, const T* plane, const Strides& strides,
+               int64_t channels, int64_t band) {
+  const int64_t top = b.top + band * b.phase_rows * b.height.mul;
+  const int64_t first = least(most(0, -top), b.rows), last = most(first, least(b.rows, b.height.in - top));
+  const int64_t row = b.pitch * lanes<A>, width = least(b.width.in, b.pitch - b.lead);
+  for (int64_t v = 0; v * lanes<A> < channels; ++v, scratch += b.rows * row) {
+    const int64_t count = least(lanes<A>, channels - v * lanes<A>);
+    zero(scratch, first * row);
+    zero(scratch + last * row, (b.rows - last) * row);
+    const T* from = plane + v * lanes<A> * strides.c + (top + first) * strides.at[1];
+    A* to = scratch + first * row + b.lead * lanes<A>;
+    if (layout == Layout::nhwc) {
+      for (int64_t i = first; i < last; ++i, to += row, from += strides.at[1])
+        read_pixels(to, from, width, strides.at[2], count);
+    } else if (width == b.width.in) {
+      read_planes(to, row, from, last - first, width, {strides.c, count});
+    } else {  // the last columns of the source are nobody's
+      for (int64_t i = first; i < last; ++i, to += row, from += strides.at[1])
+        read_planes(to, row, from, 1, width, {strides.c, count});
+    }
+  }
+}
+
+}  // namespace
+}  // namespace fastconv::cpu::FASTCONV_ISA
