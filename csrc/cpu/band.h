@@ -73,4 +73,12 @@ struct Blocked {
   void* packed;           // workspace
 };
 
+// wgrad. A task is a block of output channels of one group over some of the bands of all samples; with more than one
+// split each writes its sums to the workspace, [split][element of gw].
+struct BlockedGradient {
+  WeightGradient problem;
+  const Band* band;
+  int64_t splits;
+};
+
 }  // namespace fastconv::cpu

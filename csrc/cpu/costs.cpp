@@ -58,16 +58,26 @@ Rate interleaved_rate(const ConvProblem& p) {
   const double padded = double(p.n * p.c) * rows * row / elements;
   const bool far = p.layout == Layout::nhwc && elements > 1.2e6;
   const double plane = p.layout == Layout::nchw ? 25 * double(p.n * p.c) / elements : 0;
-  return {3, 0.18 + 0.05 * padded + plane + (far ? 0.2 : 0), 0.037 * filled(p.c)};
+  return {3, 0.18 + 0.05 * padded + plane + (far ? 0.2 : 0), 0.033 * filled(p.c)};
 }
 
-// Lanes are output channels, sixteen at a time or (at under half the speed) eight; packing takes a nanosecond a weight,
-// counted per tap of an output here.
+// Lanes are output channels, sixteen at a time, or eight; packing takes half a nanosecond a weight, counted per tap of
+// an output here.
 Rate blocked_rate(const ConvProblem& p, Pass pass) {
-  const int64_t lanes = pass == Pass::fprop ? p.k_per_group() : p.c_per_group();
-  const double packing = double(kBlock) / double(p.n * volume(p.out) * lanes);
-  const double tap = lanes <= kBlock / 2 ? 0.9 / double(lanes) : 0.03 * filled(lanes);
+  const int64_t lanes = pass == Pass::dgrad ? p.c_per_group() : p.k_per_group();
+  const double packing = 0.5 * filled(lanes) / double(p.n * volume(p.out));
+  const double tap = lanes <= 4   ? 0.5 / double(lanes)
+                     : lanes <= 8 ? (pass == Pass::wgrad ? 0.28 : 0.36) / double(lanes)
+                                  : 0.032 * filled(lanes);
   return {4, 0.3, tap + packing};
+}
+
+// Groups of eight channels or more: oneDNN's layouts fit some passes better than others.
+Rate aten_grouped_rate(const ConvProblem& p, Pass pass) {
+  const bool nchw = p.layout == Layout::nchw, strided = p.stride[1] * p.stride[2] > 1, eight = p.c_per_group() < 16;
+  if (pass == Pass::fprop) return {8, 0.3, nchw ? (eight ? 0.05 : 0.036) : 0.036};
+  if (pass == Pass::dgrad) return {18, 0.3, strided ? (!nchw ? 0.065 : eight ? 0.045 : 0.12) : nchw ? 0.036 : 0.04};
+  return {18, 0.3, nchw ? 0.038 : eight && !strided ? 0.04 : 0.08};
 }
 
 Rate aten_conv_rate(const ConvProblem& p, Pass pass, bool depthwise) {
@@ -79,6 +89,7 @@ Rate aten_conv_rate(const ConvProblem& p, Pass pass, bool depthwise) {
     // gradient is priced, and chosen, by itself.
     const double c = double(std::min<int64_t>(8, p.c_per_group())), k = double(std::min<int64_t>(8, p.k_per_group()));
     const bool few = c < 8 || k < 8, strided = p.stride[1] * p.stride[2] > 1;
+    if (p.groups > 1 && !few) return aten_grouped_rate(p, pass);
     const double grouped = p.groups > 1 && c < 8 ? nchw ? 2 : pass == Pass::fprop ? 1.2 : 1 : 1;
     if (pass == Pass::fprop) return {8, k < 8 ? 1.7 : 0.3, 0.028 * grouped * 8 / k};
     if (pass == Pass::wgrad && p.c == 1) return {18, 0, nchw ? 0.3 : 0.048};

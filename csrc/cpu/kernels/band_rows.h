@@ -30,6 +30,25 @@ void copy(To* __restrict to, const From* __restrict from, int64_t count) {
   for (int64_t i = 0; i < count; ++i) to[i] = convert<To>(from[i]);
 }
 
+template <int Channels, class To, class From>
+inline void copy_fixed(To* __restrict to, int64_t to_pixel, const From* __restrict from, int64_t from_pixel,
+                       int64_t pixels) {
+  constexpr int64_t ahead = 16;  // pixels are far apart in memory; may ask for what is past the end of the tensor
+  for (int64_t i = 0; i < pixels; ++i, to += to_pixel, from += from_pixel) {
+    __builtin_prefetch(from + ahead * from_pixel);
+    for (int c = 0; c < Channels; ++c) to[c] = convert<To>(from[c]);
+  }
+}
+
+// Some channels of each pixel: unrolled for those that layers have.
+template <class To, class From>
+void copy_pixels(To* to, int64_t to_pixel, const From* from, int64_t from_pixel, int64_t pixels, int64_t channels) {
+  if (channels == 4) return copy_fixed<4>(to, to_pixel, from, from_pixel, pixels);
+  if (channels == 8) return copy_fixed<8>(to, to_pixel, from, from_pixel, pixels);
+  if (channels == 16) return copy_fixed<16>(to, to_pixel, from, from_pixel, pixels);
+  for (int64_t i = 0; i < pixels; ++i) copy(to + i * to_pixel, from + i * from_pixel, channels);
+}
+
 typedef float Four __attribute__((vector_size(16)));
 typedef float FourUnaligned __attribute__((vector_size(16), aligned(4), may_alias));
 
@@ -90,12 +109,7 @@ void write_row(Layout layout, T* tensor, const A* pixels, const Lanes& lanes, in
     }
     return deinterleave(lines, pixels, lanes.count, count);
   }
-  T* to = tensor + lanes.start[0] + row;
-  if (lanes.count == kBlock) {
-    for (int64_t i = 0; i < count; ++i) copy(to + i * pitch, pixels + i * kBlock, kBlock);
-  } else {
-    for (int64_t i = 0; i < count; ++i) copy(to + i * pitch, pixels + i * kBlock, lanes.count);
-  }
+  copy_pixels(tensor + lanes.start[0] + row, pitch, pixels, kBlock, count, lanes.count);
 }
 
 // Adds to `pixels` one row of a tensor.

@@ -1,54 +1,11 @@
 // Dense and grouped convolution on bands (cpu/band.h). Lanes are kBlock output channels; a source value is broadcast to
 // them. Here the band holds single values, not blocks: [channel][row][pixel] in NCHW, [row][pixel][channel] in NHWC,
 // so filling it is a copy. Weights are packed once per run: [group, block][tap][source channel][kBlock].
-#include "cpu/kernels/band_rows.h"
+#include "cpu/kernels/band_values.h"
+#include "cpu/kernels/interleaved.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
-
-struct Grid {
-  int64_t pixel, channel;  // elements of the band from one pixel, one channel, to the next
-};
-
-Grid grid_of(const Band& b, Layout layout, int64_t channels) {
-  return layout == Layout::nchw ? Grid{1, b.elements / kBlock} : Grid{channels, 1};
-}
-
-// Channels [first, first + channels) of one sample.
-template <class A, class T>
-void fill_values(const Band& b, Layout layout, A* buffer, const T* sample, int64_t first, int64_t channels,
-                 const Strides& strides, int64_t d, int64_t band) {
-  const AxisMap &depth = b.axis[0], &height = b.axis[1];
-  const Grid grid = grid_of(b, layout, channels);
-  const int64_t top = b.first_row + band * b.height * height.mul, count = least(b.axis[2].in, b.pixels - b.lead);
-  const bool nchw = layout == Layout::nchw;
-  for (int64_t slot = 0; slot < b.slots; ++slot) {
-    const int64_t base = b.slot_base[d % depth.div * b.slots + slot];
-    if (base == kAbsentSlot) continue;
-    const int64_t slice = d / depth.div * depth.mul + base;
-    for (int64_t i = 0; i < b.rows; ++i) {
-      const int64_t row = top + i;
-      const bool inside = slice >= 0 && slice < depth.in && row >= 0 && row < height.in;
-      A* to = buffer + (slot * b.rows + i) * b.pixels * grid.pixel;
-      const T* from = sample + first * strides.c + slice * strides.at[0] + row * strides.at[1];
-      if (nchw) {
-        for (int64_t c = 0; c < channels; ++c) {
-          if (inside) {
-            copy(to + c * grid.channel + b.lead, from + c * strides.c, count);
-          } else {
-            fill(to + c * grid.channel, b.pixels, A(0));
-          }
-        }
-      } else if (!inside) {
-        fill(to, b.pixels * channels, A(0));
-      } else if (strides.at[2] == channels) {
-        copy(to + b.lead * channels, from, count * channels);
-      } else {
-        for (int64_t j = 0; j < count; ++j) copy(to + (b.lead + j) * channels, from + j * strides.at[2], channels);
-      }
-    }
-  }
-}
 
 // The lanes of output channels [first, first + count) in a tensor, from the start of sample n.
 Lanes channel_lanes(const Strides& strides, int64_t n, int64_t first, int64_t count) {
@@ -112,8 +69,29 @@ void add_row(Tile<A> t, int64_t length, int64_t vectors) {
     length > 4 ? outputs(add_products<A, 8, 1>, 8) : outputs(add_products<A, 4, 1>, 4);
 }
 
+// Lane l, element i is from[l * pitch + i]: all lanes of element i to at(i). Lanes from `count` on may hold anything.
+template <class T, class At>
+void read_lanes(const T* from, int64_t pitch, int64_t count, int64_t elements, At at) {
+  using A = accumulator_t<T>;
+  constexpr int64_t N = lanes<A>;
+  if (elements < N) {
+    for (int64_t i = 0; i < elements; ++i)
+      for (int64_t lane = 0; lane < count; ++lane) at(i)[lane] = widen(from[lane * pitch + i]);
+    return;
+  }
+  for (int64_t first = 0; first < count; first += N)
+    for (int64_t next = 0; next < elements; next += N) {
+      const int64_t i = least(next, elements - N);  // the last ones overlap those before
+      vec<A> row[N];
+#pragma GCC unroll 16
+      for (int l = 0; l < N; ++l) row[l] = load_as<A>(from + least(first + l, count - 1) * pitch + i);
+      transpose<A>(row);
+      for (int l = 0; l < N; ++l) store(at(i + l) + first, row[l]);
+    }
+}
+
 // Products summed before they join the result: rounding errors then grow with the square root of their number.
-constexpr int64_t kProducts = 64;
+constexpr int64_t kProducts = 160;
 
 template <class T>
 void blocked_band(const Blocked& p, int64_t n, int64_t g, int64_t d, int64_t band, accumulator_t<T>* source) {
@@ -139,7 +117,8 @@ void blocked_band(const Blocked& p, int64_t n, int64_t g, int64_t d, int64_t ban
         for (int64_t o = 0; o < width.out; ++o) copy(line + o * kBlock, bias, kBlock);
         for (int64_t f = 0; f < width.div; ++f) {
           const BandPhase& phase = phases[f];
-          const int64_t run = most(1, kProducts / most(1, phase.count));
+          const int64_t runs = (c.src_channels * phase.count + kProducts - 1) / kProducts;
+          const int64_t run = most(1, (c.src_channels + runs - 1) / most(1, runs));  // of channels, evened out
           Tile<A> tile{source + row * height.mul * b.pixels * grid.pixel,
                        width.mul * grid.pixel,
                        grid,
@@ -171,19 +150,26 @@ void blocked_band(const Blocked& p, int64_t n, int64_t g, int64_t d, int64_t ban
 void blocked_pack(const void* context, int64_t begin, int64_t end) {
   const auto& p = *static_cast<const Blocked*>(context);
   const Correlation& c = p.problem;
-  const int64_t blocks = (c.dst_channels + kBlock - 1) / kBlock;
+  const int64_t blocks = (c.dst_channels + kBlock - 1) / kBlock, taps = p.band->taps_in_all;
+  auto* place = static_cast<int64_t*>(scratch(size_t(taps) * sizeof(int64_t)));  // of a tap of the filter
+  for (int64_t t = 0; t < taps; ++t) place[p.band->taps[t].tap] = t * c.src_channels * kBlock;
   visit_dtype(c.dtype, [&](auto type) {
     using T = decltype(type);
     using A = accumulator_t<T>;
     for (int64_t index = begin; index < end; ++index) {
       const int64_t g = index / blocks, first = index % blocks * kBlock, count = least(kBlock, c.dst_channels - first);
       const T* w = static_cast<const T*>(c.w) + g * c.w_group + first * c.w_dst;
-      A* to = static_cast<A*>(p.packed) + index * p.band->taps_in_all * c.src_channels * kBlock;
-      for (int64_t t = 0; t < p.band->taps_in_all; ++t) {
-        const T* tap = w + p.band->taps[t].tap * c.w_tap[2];
-        for (int64_t cs = 0; cs < c.src_channels; ++cs, to += kBlock)
-          for (int64_t lane = 0; lane < kBlock; ++lane)
-            to[lane] = lane < count ? A(widen(tap[cs * c.w_src + lane * c.w_dst])) : A(0);
+      A* to = static_cast<A*>(p.packed) + index * taps * c.src_channels * kBlock;
+      if (c.w_dst == 1) {  // the lanes follow one another
+        for (int64_t t = 0; t < taps; ++t)
+          copy_pixels(to + place[t], kBlock, w + t * c.w_tap[2], c.w_src, c.src_channels, count);
+      } else if (c.w_src == 1) {  // the source channels
+        for (int64_t t = 0; t < taps; ++t)
+          read_lanes(w + t * c.w_tap[2], c.w_dst, count, c.src_channels,
+                     [&](int64_t i) { return to + place[t] + i * kBlock; });
+      } else {  // the taps
+        for (int64_t cs = 0; cs < c.src_channels; ++cs)
+          read_lanes(w + cs * c.w_src, c.w_dst, count, taps, [&](int64_t t) { return to + place[t] + cs * kBlock; });
       }
     }
   });
@@ -198,10 +184,13 @@ void blocked(const void* context, int64_t begin, int64_t end) {
     const int64_t line = (b.axis[2].out + kOverrun * b.axis[2].div) * kBlock;
     A* source = static_cast<A*>(scratch(size_t(p.band_elements + line + b.axis[2].out * kBlock) * sizeof(A)));
     fill(source, p.band_elements + line, A(0));
+    // Neighbours share what is read: NCHW the rows between bands, NHWC the pixels of all groups.
+    const bool nchw = p.problem.layout == Layout::nchw;
+    const int64_t groups = p.problem.groups, bands = b.axis[0].out * b.bands;
     for (int64_t index = begin; index < end; ++index) {
-      const int64_t slice = index / b.bands, sample = slice / b.axis[0].out;
-      blocked_band<T>(p, sample / p.problem.groups, sample % p.problem.groups, slice % b.axis[0].out, index % b.bands,
-                      source);
+      const int64_t inside = index % (groups * bands), band = nchw ? inside % bands : inside / groups;
+      blocked_band<T>(p, index / (groups * bands), nchw ? inside / bands : inside % groups, band / b.bands,
+                      band % b.bands, source);
     }
   });
 }

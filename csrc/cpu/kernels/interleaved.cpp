@@ -14,6 +14,7 @@ struct Windows {
   int64_t weight_row, weight_column;
   int64_t down, right;  // elements from one output's source to the next
   vec<A> bias;
+  A* line;  // scratch: a row of outputs and kOverrun more
 };
 
 // Where outputs go, and how far apart.
@@ -49,6 +50,77 @@ void sum_windows(const Windows<A>& w, const A* source, const Outputs<Out>& out) 
     for (int p = 0; p < P; ++p) store_as<Out, A>(out.at + q * out.down + p * out.right, sum[q][p]);
 }
 
+// S taps of P outputs, all in consecutive pixels: each is loaded once for all the taps that use it.
+template <int S, int P, class A>
+inline __attribute__((always_inline)) void add_neighbours(const A* from, const A* weights, int64_t weight_column,
+                                                          vec<A> (&sum)[P]) {
+  vec<A> weight[S];
+#pragma GCC unroll 8
+  for (int s = 0; s < S; ++s) weight[s] = load(weights + s * weight_column);
+#pragma GCC unroll 16
+  for (int k = 0; k < P + S - 1; ++k) {
+    const vec<A> value = load(from + k * lanes<A>);
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p)
+      if (k >= p && k < p + S) sum[p] += weight[k - p] * value;
+  }
+}
+
+// One row of the filter, as many taps at a time as there are registers for.
+template <int P, class A>
+inline __attribute__((always_inline)) void add_filter_row(const Windows<A>& w, const A* from, const A* weights,
+                                                          vec<A> (&sum)[P]) {
+  const int64_t by = w.weight_column;
+  int64_t s = 0;
+  for (; s + 5 <= w.columns && s + 7 != w.columns; s += 5)
+    add_neighbours<5, P>(from + s * lanes<A>, weights + s * by, by, sum);
+  if (s + 4 <= w.columns) add_neighbours<4, P>(from + s * lanes<A>, weights + s * by, by, sum), s += 4;
+  if (s + 3 <= w.columns) add_neighbours<3, P>(from + s * lanes<A>, weights + s * by, by, sum), s += 3;
+  for (; s < w.columns; ++s) add_neighbours<1, P>(from + s * lanes<A>, weights + s * by, by, sum);
+}
+
+// A row of outputs where both taps and outputs are neighbours, P at a time: the last tile overlaps the one before it.
+template <int P, class A, class Out>
+void sum_row(const Windows<A>& w, const A* source, const Outputs<Out>& out, int64_t length) {
+  for (int64_t next = 0; next < length; next += P) {
+    const int64_t i = least(next, length - P);
+    vec<A> sum[P];
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) sum[p] = w.bias;
+    for (int64_t r = 0; r < w.rows; ++r)
+      add_filter_row<P>(w, source + r * w.row + i * lanes<A>, w.weights + r * w.weight_row, sum);
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) store_as<Out, A>(out.at + (i + p) * out.right, sum[p]);
+  }
+}
+
+// Likewise with a filter so large that its weights and the rows under it are not in L1 together: a row of it at a time,
+// the sums in memory meanwhile. The last tile overruns the row, in `w.line` and in the source.
+template <int P, class A, class Out>
+void sum_row_by_rows(const Windows<A>& w, const A* source, const Outputs<Out>& out, int64_t length) {
+  for (int64_t i = 0; i < length; ++i) store(w.line + i * lanes<A>, w.bias);
+  for (int64_t r = 0; r < w.rows; ++r)
+    for (int64_t i = 0; i < length; i += P) {
+      A* line = w.line + i * lanes<A>;
+      vec<A> sum[P];
+#pragma GCC unroll 8
+      for (int p = 0; p < P; ++p) sum[p] = load(line + p * lanes<A>);
+      add_filter_row<P>(w, source + r * w.row + i * lanes<A>, w.weights + r * w.weight_row, sum);
+#pragma GCC unroll 8
+      for (int p = 0; p < P; ++p) store(line + p * lanes<A>, sum[p]);
+    }
+  for (int64_t i = 0; i < length; ++i) store_as<Out, A>(out.at + i * out.right, load(w.line + i * lanes<A>));
+}
+
+constexpr int64_t kManyTaps = 128;
+
+template <int P, class A, class Out>
+void sum_neighbour_rows(const Windows<A>& w, Outputs<Out> out, int64_t rows, int64_t length) {
+  const A* source = w.source;
+  for (int64_t h = 0; h < rows; ++h, source += w.down, out.at += out.down)
+    w.rows* w.columns > kManyTaps ? sum_row_by_rows<P>(w, source, out, length) : sum_row<P>(w, source, out, length);
+}
+
 // `rows` rows of at least P outputs: the last tile of a row overlaps the one before it.
 template <int Q, int P, class A, class Out>
 void sum_rows(const Windows<A>& w, Outputs<Out> out, int64_t rows, int64_t length) {
@@ -70,6 +142,10 @@ void sum_rows(const Windows<A>& w, Outputs<Out> out, int64_t rows, int64_t lengt
 // wait for each other.
 template <class A, class Out>
 void sum_plane(const Windows<A>& w, const Outputs<Out>& out, int64_t rows, int64_t length) {
+  if (length >= 7 && w.right == lanes<A> && w.column == lanes<A>) {
+    const bool eight = (length + 7) / 8 * 80 <= (length + 6) / 7 * 76;
+    return eight ? sum_neighbour_rows<8>(w, out, rows, length) : sum_neighbour_rows<7>(w, out, rows, length);
+  }
   int64_t best = 1, least_cost = length * 10;
   for (const int64_t p : {14, 8, 7, 4, 2}) {
     if (p > length) continue;
@@ -87,10 +163,11 @@ void sum_plane(const Windows<A>& w, const Outputs<Out>& out, int64_t rows, int64
 
 // Band `band` of vector v of a block: `out` is the first of the band's outputs.
 template <class A, class Out>
-void sum_band(const Interleaved& b, const A* source, const A* packed, int64_t band, const Outputs<Out>& out) {
+void sum_band(const Interleaved& b, A* memory, const A* source, const A* packed, int64_t band,
+              const Outputs<Out>& out) {
   constexpr int64_t N = lanes<A>;
   Windows<A> w;
-  w.bias = load(packed + b.taps * kBlock);
+  w.bias = load(packed + b.taps * kBlock), w.line = memory;
   w.down = b.height.mul * b.pitch * N, w.right = b.width.mul * N;
   for (int64_t h = 0; h < b.height.div; ++h) {
     const PhaseAxis& rows = b.rows_of[h];
@@ -110,22 +187,22 @@ void sum_band(const Interleaved& b, const A* source, const A* packed, int64_t ba
 }
 
 template <class T, class A>
-void interleaved_band(const InterleavedDepthwise& p, int64_t n, int64_t block, int64_t band, A* scratch) {
+void interleaved_band(const InterleavedDepthwise& p, int64_t n, int64_t block, int64_t band, A* memory) {
   const Interleaved& b = *p.layout;
   const Correlation& c = p.problem;
   const int64_t first = block * kBlock, channels = least(kBlock, p.channels - first);
-  read_band(b, c.layout, scratch, static_cast<const T*>(c.src) + n * c.src_strides.n + first * c.src_strides.c,
+  A *source = memory, *out = source + b.elements(), *line = out + b.out_rows() * b.width.out * lanes<A>;
+  read_band(b, c.layout, source, static_cast<const T*>(c.src) + n * c.src_strides.n + first * c.src_strides.c,
             c.src_strides, channels, band);
   const int64_t top = band * b.out_rows(), pixels = least(b.out_rows(), b.height.out - top) * b.width.out;
   const A* packed = static_cast<const A*>(p.packed) + block * (b.taps + 1) * kBlock;
-  A *source = scratch, *out = scratch + b.elements();
   T* to = static_cast<T*>(c.dst) + n * c.dst_strides.n + first * c.dst_strides.c + top * c.dst_strides.at[1];
   for (int64_t v = 0; v * lanes<A> < channels; ++v) {
     const int64_t count = least(lanes<A>, channels - v * lanes<A>);
     if (c.layout == Layout::nhwc && count == lanes<A>) {
-      sum_band(b, source, packed, band, Outputs<T>{to, c.dst_strides.at[1], c.dst_strides.at[2]});
+      sum_band(b, line, source, packed, band, Outputs<T>{to, c.dst_strides.at[1], c.dst_strides.at[2]});
     } else {
-      sum_band(b, source, packed, band, Outputs<A>{out, b.width.out * lanes<A>, lanes<A>});
+      sum_band(b, line, source, packed, band, Outputs<A>{out, b.width.out * lanes<A>, lanes<A>});
       if (c.layout == Layout::nchw) {
         write_planes(to, out, pixels, {c.dst_strides.c, count});
       } else {
@@ -163,9 +240,9 @@ void interleaved_depthwise(const void* context, int64_t begin, int64_t end) {
   visit_dtype(p.problem.dtype, [&](auto type) {
     using T = decltype(type);
     using A = accumulator_t<T>;
-    const int64_t out = b.out_rows() * b.width.out * lanes<A>;
-    A* memory = static_cast<A*>(scratch(size_t(b.elements() + out) * sizeof(A)));
-    zero(memory, b.elements() + out);
+    const int64_t rows = b.out_rows() + 1, elements = b.elements() + (rows * b.width.out + kOverrun) * lanes<A>;
+    A* memory = static_cast<A*>(scratch(size_t(elements) * sizeof(A)));
+    zero(memory, elements);
     // Neighbours share what is read and written: NCHW bands their rows, NHWC blocks their pixels.
     const bool nchw = p.problem.layout == Layout::nchw;
     const int64_t inner = nchw ? b.bands : p.blocks, each = p.blocks * b.bands;

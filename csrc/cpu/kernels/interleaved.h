@@ -43,11 +43,17 @@ struct Channels {
   int64_t pitch, count;
 };
 
+// Pixels are far apart in memory: each is asked for this many before its turn, past the end of the tensor too.
+constexpr int64_t kAhead = 16;
+
 // NHWC: `pixels` of a row, `pixel` elements apart.
 template <class A, class T>
 void read_pixels(A* to, const T* from, int64_t pixels, int64_t pixel, int64_t count) {
   if (count == lanes<A>) {
-    for (int64_t i = 0; i < pixels; ++i, to += lanes<A>, from += pixel) store(to, load_as<A>(from));
+    for (int64_t i = 0; i < pixels; ++i, to += lanes<A>, from += pixel) {
+      __builtin_prefetch(from + kAhead * pixel);
+      store(to, load_as<A>(from));
+    }
   } else {
     for (int64_t i = 0; i < pixels; ++i, to += lanes<A>, from += pixel)
       for (int64_t l = 0; l < count; ++l) to[l] = widen(from[l]);

@@ -27,6 +27,7 @@ void interleaved_pack(const void* context, int64_t begin, int64_t end);
 void interleaved_depthwise(const void* context, int64_t begin, int64_t end);
 void interleaved_gradient(const void* context, int64_t begin, int64_t end);
 void blocked_pack(const void* context, int64_t begin, int64_t end);
+void blocked_gradient(const void* context, int64_t begin, int64_t end);
 void blocked(const void* context, int64_t begin, int64_t end);
 void max_pool(const void* context, int64_t begin, int64_t end);
 void max_pool_dgrad(const void* context, int64_t begin, int64_t end);

@@ -23,6 +23,7 @@ const Kernels table{
     .interleaved_gradient = interleaved_gradient,
     .blocked_pack = blocked_pack,
     .blocked = blocked,
+    .blocked_gradient = blocked_gradient,
     .max_pool = max_pool,
     .max_pool_dgrad = max_pool_dgrad,
     .max_pool_scatter = max_pool_scatter,

@@ -24,7 +24,8 @@ struct Kernels {
   Task interleaved_gradient;  // InterleavedGradient
   Task blocked_pack;          // Blocked
   Task blocked;
-  Task max_pool;  // Pooling; a task is one row of all channels of a sample, or of one channel (NCHW)
+  Task blocked_gradient;  // BlockedGradient
+  Task max_pool;          // Pooling; a task is one row of all channels of a sample, or of one channel (NCHW)
   Task max_pool_dgrad;
   Task max_pool_scatter;  // Pooling; a task is one plane, or kPoolChannels of them in NHWC
   Task max_pool_gather;   // likewise
