@@ -20,6 +20,7 @@ from .fused import conv2d_bias_act as conv2d_bias_act
 from .precision import torchs_switch
 from .repeats import known
 from .routes import convolve, pool
+from .separable import separable_conv2d as separable_conv2d
 from .transposed import TransposedConvolution
 
 _is_grad_enabled = torch.is_grad_enabled

@@ -151,18 +151,20 @@ def _the_long_way(
     return result
 
 
-def check_residual(residual: Tensor | None, shape: tuple[int, ...], x: Tensor) -> None:
+def check_residual(
+    residual: Tensor | None, shape: tuple[int, ...], x: Tensor, function: str = "conv2d_bias_act"
+) -> None:
     """Raises RuntimeError unless the residual can be added to an output of this shape, for an input x."""
     if residual is None:
         return
     if tuple(residual.shape) != tuple(shape):
         raise RuntimeError(
-            f"conv2d_bias_act: residual: expected shape {list(shape)}, that of the output, got {list(residual.shape)}"
+            f"{function}: residual: expected shape {list(shape)}, that of the output, got {list(residual.shape)}"
         )
     for what in ("dtype", "device"):
         wanted, given = getattr(x, what), getattr(residual, what)
         if wanted != given:
-            raise RuntimeError(f"conv2d_bias_act: residual: expected {wanted}, the {what} of input, got {given}")
+            raise RuntimeError(f"{function}: residual: expected {wanted}, the {what} of input, got {given}")
 
 
 # ---- plans ----

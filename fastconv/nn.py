@@ -170,6 +170,11 @@ LAYERS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
 }
 
 
+def _has_hooks(*modules: torch.nn.Module) -> bool:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(each, kind, None) for each in modules for kind in kinds)
+
+
 class ConvBNAct(torch.nn.Module):
     """Convolution, BatchNorm and activation: activation(bn(conv(x)) + residual).
 
@@ -265,8 +270,7 @@ class ConvBNAct(torch.nn.Module):
         conv, bn = self.conv, self.bn
         if self.training or bn.training or bn.running_mean is None or not isinstance(conv, Conv2d):
             return False
-        kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-        return not any(getattr(each, kind, None) for each in (conv, bn) for kind in kinds)
+        return not _has_hooks(conv, bn)
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """[N, C, H, W] and, if any, a residual of the output's shape -> [N, K, P, Q]."""
@@ -296,3 +300,153 @@ class ConvBNAct(torch.nn.Module):
     def extra_repr(self) -> str:
         """The activation."""
         return f"activation={self.activation!r}"
+
+
+class DepthwiseConv2d(Conv2d):
+    """A Conv2d that filters every channel by itself: groups = in_channels.
+
+    Args:
+        in_channels, kernel_size, stride, padding, dilation, bias, padding_mode: as torch.nn.Conv2d.
+        depth_multiplier: filters, and so output channels, for each channel.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        depth_multiplier: int = 1,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        """Raises ValueError unless depth_multiplier >= 1, and what Conv2d raises."""
+        if depth_multiplier < 1:
+            raise ValueError(f"depth_multiplier: expected at least 1, got {depth_multiplier}")
+        out_channels = in_channels * depth_multiplier
+        where = {"device": device, "dtype": dtype}
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, in_channels, bias, padding_mode, **where
+        )
+
+
+class SeparableConv2d(torch.nn.Module):
+    """A depthwise convolution and a pointwise one after it: :func:`fastconv.functional.separable_conv2d`.
+
+    What lies between the two is not kept for the backward. The submodules are ``depthwise`` (a DepthwiseConv2d without
+    bias) and ``pointwise`` (a Conv2d); where one of them has hooks, or is not fastconv's (after ``fastconv.revert``),
+    the two run one after the other.
+
+    Args:
+        in_channels, out_channels: of the pair.
+        kernel_size, stride, padding, dilation, padding_mode: of the depthwise convolution, as torch.nn.Conv2d.
+        bias: of the pointwise convolution.
+        depth_multiplier: filters for each channel.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        depth_multiplier: int = 1,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        """Raises what the layers raise."""
+        super().__init__()
+        where = {"device": device, "dtype": dtype}
+        self.depthwise = DepthwiseConv2d(
+            in_channels, kernel_size, stride, padding, dilation, False, padding_mode, depth_multiplier, **where
+        )
+        self.pointwise = Conv2d(in_channels * depth_multiplier, out_channels, 1, bias=bias, **where)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, K, P, Q]."""
+        first, second = self.depthwise, self.pointwise
+        if _has_hooks(first, second) or not (isinstance(first, Conv2d) and isinstance(second, Conv2d)):
+            return second(first(input))
+        padding = first.padding
+        if first.padding_mode != "zeros":
+            input = torch_functional.pad(input, first._reversed_padding_repeated_twice, mode=first.padding_mode)
+            padding = 0
+        return functional.separable_conv2d(
+            input,
+            first.weight,
+            second.weight,
+            second.bias,
+            first.stride,
+            padding,
+            first.dilation,
+            depthwise_bias=first.bias,
+        )
+
+
+class InvertedResidual(torch.nn.Module):
+    """MobileNetV2's block (arXiv:1801.04381): expand by 1x1, filter depthwise, project by 1x1, and add the input where
+    the shapes are the same. Each convolution has its BatchNorm, the first two an activation.
+
+    In eval mode BatchNorm is folded (see :class:`ConvBNAct`) and the last two convolutions, with the residual, are one
+    call of :func:`fastconv.functional.separable_conv2d`. The submodules ``expand`` (None for a ratio of 1),
+    ``depthwise`` and ``project`` are ConvBNAct.
+
+    Args:
+        in_channels, out_channels: of the block.
+        kernel_size, stride: of the depthwise convolution, padded by kernel_size // 2.
+        expand_ratio: the width between the first and the last convolution over in_channels.
+        activation: as for conv2d_bias_act.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        expand_ratio: int = 6,
+        activation: str | None = "relu6",
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        """Raises what the layers raise."""
+        super().__init__()
+        where = {"device": device, "dtype": dtype}
+        width, padding = in_channels * expand_ratio, kernel_size // 2
+        self.expand = None
+        if expand_ratio != 1:
+            self.expand = ConvBNAct(in_channels, width, 1, activation=activation, **where)
+        self.depthwise = ConvBNAct(
+            width, width, kernel_size, stride, padding, groups=width, activation=activation, **where
+        )
+        self.project = ConvBNAct(width, out_channels, 1, activation=None, **where)
+        self.adds_input = stride == 1 and in_channels == out_channels
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, K, P, Q]."""
+        first, second = self.depthwise, self.project
+        x = input if self.expand is None else self.expand(input)
+        residual = input if self.adds_input else None
+        if _has_hooks(first, second) or not (first._folds and second._folds):
+            return second(first(x), residual)
+        weight, shift = first._fold.of(first.conv, first.bn)
+        pointwise, bias = second._fold.of(second.conv, second.bn)
+        return functional.separable_conv2d(
+            x,
+            weight,
+            pointwise,
+            bias,
+            first.conv.stride,
+            first.conv.padding,
+            first.conv.dilation,
+            depthwise_bias=shift,
+            depthwise_activation=first.activation,
+            residual=residual,
+        )

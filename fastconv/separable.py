@@ -1,0 +1,317 @@
+"""Depthwise-separable convolution: a depthwise convolution, then a pointwise one that mixes its channels.
+
+    z = act1(depthwise(x, depthwise_weight) + depthwise_bias)    [N, C*m, P, Q]
+    y = act2(pointwise(z, pointwise_weight) + bias + residual)   [N, K, P, Q]
+
+While gradients are recorded z is not kept: backward makes it again from x, which costs a depthwise convolution (a few
+per cent of the pair's products) and saves as many bytes as z has. What is kept is x and the parameters. Gradients are
+closed under differentiation: z is made by differentiable operators, and the rest is a convolution (autograd.py).
+
+Composed, so far, of the best plans of the two convolutions, each with its epilogue in its own launch (fused.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.nn import functional as torch_functional
+
+from .activations import Activation, activation_of
+from .autograd import conv_bgrad, conv_dgrad, conv_wgrad
+from .convolution import Convolution
+from .dispatch import elsewhere, is_plain, is_watched, ordinary
+from .fused import check_residual, conv2d_bias_act
+from .routes import BY_NAME, _autocast, conv_route
+from .units import si
+
+
+def separable_conv2d(
+    input: Tensor,
+    depthwise_weight: Tensor,
+    pointwise_weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    *,
+    depthwise_bias: Tensor | None = None,
+    depthwise_activation: str | None = None,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+    negative_slope: float = 0.01,
+) -> Tensor:
+    """A depthwise convolution of every channel, then a 1x1 convolution across them (Xception, arXiv:1610.02357).
+
+    activation(conv2d(z, pointwise_weight, bias) + residual), where
+    z = depthwise_activation(conv2d(input, depthwise_weight, depthwise_bias, stride, padding, dilation, groups=C)).
+    z is not kept for the backward, which makes it again; :func:`fastconv.plan` says how many bytes that saves.
+
+    Args:
+        input: [N, C, H, W] or [C, H, W].
+        depthwise_weight: [C*m, 1, R, S]; m filters for each channel.
+        pointwise_weight: [K, C*m, 1, 1].
+        bias: [K] or None, of the pointwise convolution.
+        stride, dilation: an int or a pair, of the depthwise convolution.
+        padding: an int, a pair, "valid" or "same", of the depthwise convolution.
+        depthwise_bias: [C*m] or None.
+        depthwise_activation, activation: as for conv2d_bias_act; None: none.
+        residual: a tensor of the output's shape, of input's dtype and device, or None.
+        negative_slope: of leaky_relu.
+
+    Returns:
+        [N, K, P, Q] (or [K, P, Q]), channels_last if input or a weight is.
+
+    Raises:
+        ValueError: unknown activation.
+        TypeError, RuntimeError: bad arguments, with a message that names the argument.
+    """
+    between, after = activation_of(depthwise_activation, negative_slope), activation_of(activation, negative_slope)
+    operands = (input, depthwise_weight, depthwise_bias, pointwise_weight, bias, residual)
+    if is_watched() or not (ordinary() and all(is_plain(each) for each in operands if each is not None)):
+        return elsewhere(
+            separable_conv2d,
+            by_torch,
+            *(input, depthwise_weight, pointwise_weight, bias, stride, padding, dilation),
+            depthwise_bias=depthwise_bias,
+            depthwise_activation=depthwise_activation,
+            activation=activation,
+            residual=residual,
+            negative_slope=negative_slope,
+        )
+    return _in_order(*operands, (stride, padding, dilation), between, after)
+
+
+def by_torch(
+    input: Tensor,
+    depthwise_weight: Tensor,
+    pointwise_weight: Tensor,
+    bias: Tensor | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    *,
+    depthwise_bias: Tensor | None,
+    depthwise_activation: str | None,
+    activation: str | None,
+    residual: Tensor | None,
+    negative_slope: float,
+) -> Tensor:
+    """:func:`separable_conv2d` by torch.nn.functional alone."""
+    geometry = (stride, padding, dilation)
+    check(input, depthwise_weight, depthwise_bias, pointwise_weight, bias, residual)
+    z = torch_functional.conv2d(input, depthwise_weight, depthwise_bias, *geometry, input.shape[-3])
+    y = torch_functional.conv2d(activation_of(depthwise_activation, negative_slope).apply(z), pointwise_weight, bias)
+    return activation_of(activation, negative_slope).apply(y if residual is None else y + residual)
+
+
+def _in_order(
+    x: Tensor,
+    dw: Tensor,
+    db: Tensor | None,
+    pw: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    geometry: tuple[Any, Any, Any],
+    between: Activation,
+    after: Activation,
+) -> Tensor:
+    check(x, dw, db, pw, bias, residual)
+    if x.dim() == 3:
+        if residual is not None and residual.dim() == 3:
+            residual = residual.unsqueeze(0)
+        return _in_order(x.unsqueeze(0), dw, db, pw, bias, residual, geometry, between, after).squeeze(0)
+    x, dw, db, pw, bias, residual = operands = _autocast(x, dw, db, pw, bias, residual)
+    if not (torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in operands)):
+        z = _depthwise(x, dw, db, geometry, between)
+        check_residual(residual, (z.shape[0], pw.shape[0], *z.shape[2:]), x, "separable_conv2d")
+        return conv2d_bias_act(z, pw, bias, residual, after.name, negative_slope=after.slope)
+    y = _Separable.apply(x, dw, db, pw, bias, geometry, between)
+    check_residual(residual, y.shape, x, "separable_conv2d")
+    return after.apply(y if residual is None else y + residual)
+
+
+def _depthwise(x: Tensor, dw: Tensor, db: Tensor | None, geometry: tuple[Any, Any, Any], act: Activation) -> Tensor:
+    return conv2d_bias_act(x, dw, db, None, act.name, *geometry, x.shape[1], negative_slope=act.slope)
+
+
+def check(x: Any, dw: Any, db: Any, pw: Any, bias: Any, residual: Any) -> None:
+    """What the two convolutions could not say in terms of this function's arguments.
+
+    Raises:
+        TypeError: an argument is not a tensor.
+        RuntimeError: a shape, dtype or device does not fit the others.
+    """
+    required = {"input": x, "depthwise_weight": dw, "pointwise_weight": pw}
+    optional = {"depthwise_bias": db, "bias": bias, "residual": residual}
+    given = required | {name: each for name, each in optional.items() if each is not None}
+    for name, each in given.items():
+        if not isinstance(each, Tensor):
+            raise TypeError(f"separable_conv2d: {name}: expected a Tensor, got {type(each).__name__}")
+    if x.dim() not in (3, 4):
+        raise RuntimeError(f"separable_conv2d: input: expected [N, C, H, W] or [C, H, W], got {list(x.shape)}")
+    channels = x.shape[-3]
+    many = dw.shape[0] if dw.dim() else 0
+    if dw.dim() != 4 or dw.shape[1] != 1 or channels == 0 or many % channels or not many:
+        shape = f"[{channels}*m, 1, R, S], m filters for each of {channels} channels"
+        raise RuntimeError(f"separable_conv2d: depthwise_weight: expected {shape}, got {list(dw.shape)}")
+    if pw.dim() != 4 or tuple(pw.shape[1:]) != (many, 1, 1):
+        shape = f"[K, {many}, 1, 1], as many channels as depthwise_weight makes"
+        raise RuntimeError(f"separable_conv2d: pointwise_weight: expected {shape}, got {list(pw.shape)}")
+    for name, each, length in (("depthwise_bias", db, many), ("bias", bias, pw.shape[0])):
+        if each is not None and tuple(each.shape) != (length,):
+            raise RuntimeError(f"separable_conv2d: {name}: expected shape [{length}], got {list(each.shape)}")
+    if not torch.is_autocast_enabled(x.device.type):
+        for what in ("dtype", "device"):
+            for name, each in given.items():
+                if getattr(each, what) != getattr(x, what):
+                    wanted, got = getattr(x, what), getattr(each, what)
+                    raise RuntimeError(f"separable_conv2d: {name}: expected {wanted}, the {what} of input, got {got}")
+
+
+# ---- gradients ----
+class _Separable(Function):
+    """pointwise(act(depthwise(x))) + bias, keeping its operands only."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        dw: Tensor,
+        db: Tensor | None,
+        pw: Tensor,
+        bias: Tensor | None,
+        geometry: tuple[Any, Any, Any],
+        act: Activation,
+    ) -> Tensor:
+        """z lives only as long as this runs."""
+        ctx.save_for_backward(x, dw, db, pw)
+        ctx.geometry, ctx.act, ctx.bias = geometry, act, bias is not None
+        z = _depthwise(x, dw, db, geometry, act)
+        return conv2d_bias_act(z, pw, bias, None, None)
+
+    @staticmethod
+    def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
+        """Makes z again, recorded from what it is made of: the same graph serves derivatives of every order."""
+        x, dw, db, pw = ctx.saved_tensors
+        need = ctx.needs_input_grad
+        again = torch.is_grad_enabled()
+        with torch.enable_grad():
+            sources = [each for each, wanted in zip((x, dw, db), need, strict=False) if wanted]
+            z = _depthwise(x, dw, db, ctx.geometry, ctx.act)
+        with torch.set_grad_enabled(again):
+            gz, g_pw, g_bias = _pointwise_gradients(z if again else z.detach(), pw, gy, (bool(sources), *need[3:5]))
+            of_depthwise = torch.autograd.grad(z, sources, gz, create_graph=again) if sources else ()
+        found = iter(of_depthwise)
+        return *(next(found) if wanted else None for wanted in need[:3]), g_pw, g_bias, None, None
+
+
+def _pointwise_gradients(z: Tensor, pw: Tensor, gy: Tensor, need: tuple[bool, bool, bool]) -> tuple[Tensor | None, ...]:
+    conv = conv_route(Convolution, 2, z, pw, None, 1, 0, 1, 1)
+    if isinstance(conv, Convolution) and conv.module is not None:
+        return (
+            conv_dgrad(conv, gy, pw) if need[0] else None,
+            conv_wgrad(conv, z, gy) if need[1] else None,
+            conv_bgrad(conv, gy) if need[2] else None,
+        )
+    k = pw.shape[0]
+    mask = list(need)
+    return torch.ops.aten.convolution_backward(gy, z, pw, [k], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, mask)
+
+
+# ---- plans ----
+@dataclass(frozen=True)
+class SeparablePlan:
+    """The plans of the ``depthwise`` and the ``pointwise`` part, and the bytes of what lies between them."""
+
+    depthwise: Any
+    pointwise: Any
+    between_bytes: int
+    pass_: str = "fprop"
+
+    @property
+    def kernel(self) -> str:
+        """Both."""
+        return f"{self.depthwise.kernel} + {self.pointwise.kernel}"
+
+    @property
+    def is_aten(self) -> bool:
+        """Whether PyTorch's operators do all of it."""
+        return self.depthwise.is_aten and self.pointwise.is_aten
+
+    @property
+    def detail(self) -> str:
+        """Both."""
+        return "; ".join(filter(None, (self.depthwise.detail, self.pointwise.detail)))
+
+    @property
+    def workspace_bytes(self) -> int:
+        """One after the other."""
+        return max(self.depthwise.workspace_bytes, self.pointwise.workspace_bytes)
+
+    @property
+    def candidates(self) -> list[Any]:
+        """Of either part."""
+        return [*self.depthwise.candidates, *self.pointwise.candidates]
+
+    def explain(self) -> str:
+        """The two pages, and what is not kept."""
+        kept = f"{si(self.between_bytes, 'B')} between the two are not kept for backward, which makes them again"
+        return f"{self.depthwise.explain()}\n{self.pointwise.explain()}\n{kept}\n"
+
+    def __repr__(self) -> str:
+        """In one line."""
+        return f"{self.depthwise!r} then {self.pointwise!r}"
+
+
+class _Route:
+    """The pair of routes of a call that is not run."""
+
+    module = None
+
+    def __init__(self, depthwise: Any, pointwise: Any, between_bytes: int) -> None:
+        self.depthwise, self.pointwise, self.between_bytes = depthwise, pointwise, between_bytes
+
+    def plan(self, pass_: str) -> SeparablePlan:
+        """Of one pass."""
+        return SeparablePlan(self.depthwise.plan(pass_), self.pointwise.plan(pass_), self.between_bytes, pass_)
+
+
+def _route(
+    input: Tensor,
+    depthwise_weight: Tensor,
+    pointwise_weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    *,
+    depthwise_bias: Tensor | None = None,
+    depthwise_activation: str | None = None,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+    negative_slope: float = 0.01,
+) -> _Route:
+    geometry, slope = (stride, padding, dilation), {"negative_slope": negative_slope}
+    check(input, depthwise_weight, depthwise_bias, pointwise_weight, bias, residual)
+    x = input.unsqueeze(0) if input.dim() == 3 else input
+    route = BY_NAME["conv2d_bias_act"]
+    first = route(x, depthwise_weight, depthwise_bias, None, depthwise_activation, *geometry, x.shape[1], **slope)
+    # The shape and layout of z, without computing it.
+    with torch.device("meta"):
+        meta = torch_functional.conv2d(
+            torch.empty_like(x, device="meta"),
+            torch.empty_like(depthwise_weight, device="meta"),
+            None,
+            *geometry,
+            x.shape[1],
+        )
+    z = torch.empty_like(meta, device=x.device)
+    second = route(z, pointwise_weight, bias, residual, activation, **slope)
+    return _Route(first, second, z.numel() * z.element_size())
+
+
+BY_NAME["separable_conv2d"] = _route
