@@ -54,6 +54,42 @@ def bgrad(gy: torch.Tensor) -> torch.Tensor:
     return _double(_wide(gy).sum(axis=(0, *range(2, gy.dim()))))
 
 
+def ffma(case: ConvCase, pass_: str, x: torch.Tensor, w: torch.Tensor, gy: torch.Tensor) -> torch.Tensor:
+    """A pass, without bias, as one chain of float32 multiply-adds for each result: what CUDA cores do unaided."""
+    xs, ws, gs = (_grouped(case, each, axis).astype(np.float32) for each, axis in ((x, 1), (w, 0), (gy, 1)))
+    spatial = [1] * len(case.input)
+    padded = _pad(case, xs)
+
+    def add(sums: Array, a: Array, b: Array) -> Array:  # the product is exact in float64
+        return (sums.astype(np.float64) + a.astype(np.float64) * b.astype(np.float64)).astype(np.float32)
+
+    if pass_ == "wgrad":
+        gw = np.zeros_like(ws)
+        for tap, window in _taps(case):
+            flat = padded[(..., *window)].reshape(*padded.shape[:3], -1)
+            sums = gw[(..., *tap)]
+            for n, i in itertools.product(range(case.n), range(flat.shape[-1])):
+                sums = add(sums, gs.reshape(*gs.shape[:3], -1)[n, :, :, None, i], flat[n, :, None, :, i])
+            gw[(..., *tap)] = sums
+        return torch.from_numpy(gw.reshape(w.shape))
+    if pass_ == "fprop":
+        y = np.zeros((case.n, case.groups, case.k // case.groups, *case.output), np.float32)
+        for tap, window in _taps(case):
+            for c in range(case.c // case.groups):
+                filters = ws[(slice(None), slice(None), c, *tap)]
+                y = add(y, padded[(..., *window)][:, :, None, c], filters.reshape(1, *filters.shape, *spatial))
+        return torch.from_numpy(y.reshape(gy.shape))
+    gx = np.zeros_like(padded)
+    for tap, window in _taps(case):
+        for k in range(case.k // case.groups):
+            filters = ws[(slice(None), k, slice(None), *tap)]
+            gx[(..., *window)] = add(
+                gx[(..., *window)], gs[:, :, None, k], filters.reshape(1, *filters.shape, *spatial)
+            )
+    inside = tuple(slice(low, low + size) for low, size in zip(case.padding_low, case.input, strict=True))
+    return torch.from_numpy(np.ascontiguousarray(gx[(..., *inside)]).reshape(x.shape))
+
+
 def _taps(case: ConvCase) -> Iterator[Tap]:
     """Each tap with the part of the padded input that it multiplies, one element an output."""
     axes = list(zip(case.output, case.stride, case.dilation, strict=True))

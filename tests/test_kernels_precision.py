@@ -13,9 +13,10 @@ from kernel_driver import (
     conv_oracle,
     gpu_driver,  # noqa: F401 (a fixture)
 )
+from oracle import ffma
 from shapes import CONV_DEFAULT, CONV_NETWORK, CONV_RIGOROUS, ConvCase, conv
 
-from fastconv.testing import assert_close_to_float64
+from fastconv.testing import assert_close_to_float64, error
 
 PASSES = ("fprop", "dgrad", "wgrad")
 MODES = ("tf32", "tf32x3")
@@ -42,7 +43,7 @@ def assert_exact(driver: Driver, case: ConvCase, math: str) -> None:
     for pass_ in PASSES:
         exact = conv_oracle(case, pass_, operands.double()).float()
         names = kernels(driver, case, pass_, math)
-        assert names, (case.name, pass_)
+        assert names or math == "tf32x3", (case.name, pass_)
         for layout, kernel in names:
             for offset in (0, 1):
                 result = driver.conv(case, pass_, operands, layout, kernel, offset, math=math)
@@ -103,9 +104,37 @@ def test_tf32x3_is_float32_rigorous(driver: Driver, case: ConvCase) -> None:
     check_tf32x3(driver, case)
 
 
+def check_beside_ffma(driver: Driver, case: ConvCase) -> None:
+    operands = conv_operands(case, "float32")
+    operands.bias.zero_()
+    exactly = conv_exactly(case, operands)
+    for pass_ in PASSES:
+        names = kernels(driver, case, pass_, "tf32x3")
+        if not names:  # too short a sum; the alternatives are float32's own
+            plan = driver.conv_plan(case, pass_, "float32", "nhwc", math="tf32x3")
+            assert any("tf32x3 from 128" in each.reason for each in plan.candidates)
+            continue
+        layout, kernel = names[0]
+        ours = driver.conv(case, pass_, operands, layout, kernel, math="tf32x3")
+        chain = ffma(case, pass_, operands.x, operands.w, operands.gy)
+        assert error(ours, exactly[pass_]) <= error(chain, exactly[pass_]), (case.name, pass_)
+
+
+@pytest.mark.parametrize("case", CONV_DEFAULT + CONV_NETWORK[:6], ids=lambda case: case.name)
+def test_tf32x3_is_no_worse_than_ffma(driver: Driver, case: ConvCase) -> None:
+    """Nearer to the truth than a chain of float32 multiply-adds, or not offered."""
+    check_beside_ffma(driver, case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CONV_RIGOROUS + CONV_NETWORK, ids=lambda case: case.name)
+def test_tf32x3_is_no_worse_than_ffma_rigorous(driver: Driver, case: ConvCase) -> None:
+    check_beside_ffma(driver, case)
+
+
 def test_infinities_stay(driver: Driver) -> None:
     """tf32 keeps them; tf32x3 may turn a product with one into NaN, but never into a number."""
-    case = conv("infinity", 1, 4, 4, (3, 3), 1)
+    case = conv("infinity", 1, 128, 4, (3, 3), 1)
     operands = conv_operands(case, "float32")
     operands.x[0, 1, 1, 1] = float("inf")
     for math in MODES:

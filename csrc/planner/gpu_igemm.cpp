@@ -1,4 +1,6 @@
 // The tensor-core implicit GEMM as the planner sees it: what it can address, what it costs, and its parameters.
+#include <numeric>
+
 #include "kernels/igemm_launch.h"
 #include "planner/cost.h"
 #include "planner/gpu_lowering.h"
@@ -64,6 +66,15 @@ std::string refuse_reach(const ConvProblem& p, Pass pass) {
   return "";
 }
 
+// Products in the longest sum of a pass.
+int64_t products_of(const ConvProblem& p, Pass pass) {
+  if (pass == Pass::wgrad) return p.n * volume(p.out);
+  if (pass == Pass::fprop) return p.c_per_group() * volume(p.filter);
+  int64_t taps = 1;  // of the phase that has the most
+  for (int i = 0; i < 3; ++i) taps *= ceil_div(p.filter[i], p.stride[i] / std::gcd(p.stride[i], p.dilation[i]));
+  return p.k_per_group() * taps;
+}
+
 std::string refuse_products(const ConvProblem& p, Pass pass, const PlanOptions& options, IgemmTile tile) {
   if (pass != Pass::fprop && pass != Pass::dgrad && pass != Pass::wgrad)
     return concat("computes fprop, dgrad and wgrad, not ", name_of(pass));
@@ -71,6 +82,10 @@ std::string refuse_products(const ConvProblem& p, Pass pass, const PlanOptions& 
   if (p.dtype == DType::f32 && options.math == Math::ieee) return "the precision asked for is ieee, not tf32 or tf32x3";
   if (p.dtype == DType::f32 && !has_math(tile, options.math))
     return concat("this tile has no registers for ", name_of(options.math));
+  // A product errs more than float32's, a long sum less than a chain of them (tests/test_kernels_precision.py).
+  constexpr int64_t least = 128;
+  if (p.dtype == DType::f32 && options.math == Math::tf32x3 && products_of(p, pass) < least)
+    return concat("a sum of ", products_of(p, pass), " products is more exact in float32 itself; tf32x3 from ", least);
   return "";
 }
 
