@@ -3,7 +3,7 @@
 ``python -m bench.resources`` reads the module with cuobjdump (the CUDA toolkit's, or PyPI's ``nvidia-cuda-cuobjdump``)
 and prints a table by architecture. Exit status 1 if any kernel uses local memory: a stack frame or ``.local`` bytes are
 what spilled registers, and arrays indexed at run time, turn into; or if the planner's table of registers is not what
-was built.
+was built. Then, by configuration of the dense kernels, what an SM of the planner's device holds of them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
+
+from fastconv.units import table
 
 USAGE = re.compile(r"Function (\S+):\s*\n\s*REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 ARCHITECTURE = re.compile(r"^arch = (\S+)$", re.MULTILINE)
@@ -85,8 +87,32 @@ def misjudged(usage: list[Usage], table: str) -> list[str]:
     return sentences
 
 
+def occupancy() -> list[list[str]]:
+    """A row for each kernel, dtype and pass of a large dense convolution, as the planner's table has it: registers a
+    thread, blocks resident on an SM, their share of its threads, and what runs out first.
+    """
+    from fastconv import backends
+
+    module = backends()["emulator"].module  # whose table is that of the GPU
+    dense = {"n": 32, "c": 256, "k": 256, "input": [56, 56], "filter": [3, 3]}
+    same = {"stride": [1, 1], "padding": [1, 1], "dilation": [1, 1]}
+    rows = []
+    for dtype, math in (("float16", "ieee"), ("float32", "tf32"), ("float32", "tf32x3"), ("float32", "ieee")):
+        problem = module.ConvProblem(**dense, **same, dtype=dtype, layout="nhwc")
+        for pass_ in ("fprop", "dgrad", "wgrad"):
+            for each in module.conv_plan(problem, pass_, math=math).candidates:
+                cost = each.cost
+                if each.accepted and cost.blocks_per_sm:
+                    name = dtype if math == "ieee" else math
+                    share = f"{cost.occupancy:.0%}"
+                    row = [each.kernel, name, pass_, cost.registers, cost.blocks_per_sm, share, cost.occupancy_limit]
+                    rows.append([str(cell) for cell in row])
+    head = ["configuration", "of", "pass", "registers", "blocks an SM", "occupancy", "runs out of"]
+    return [head, *(list(row) for row in dict.fromkeys(map(tuple, rows)))]
+
+
 def main() -> int:
-    """Print the table; 1 if a kernel spills or the planner is wrong about one, 2 if there is nothing to read."""
+    """Print the tables; 1 if a kernel spills or the planner is wrong about one, 2 if there is nothing to read."""
     modules = sorted((Path(__file__).parent.parent / "fastconv").glob("_cuda*.so"))
     cuobjdump = find_tool("cuobjdump")
     if not modules or not cuobjdump:
@@ -106,6 +132,7 @@ def main() -> int:
         )
     spilling = [row for row in usage if row.spills]
     print(f"{len(usage)} kernels, {len(spilling)} with local memory")
+    print(table(occupancy(), right=frozenset({3, 4, 5})))
     wrong = misjudged(usage, TABLE.read_text())
     print("\n".join(wrong))
     return 1 if spilling or wrong else 0
