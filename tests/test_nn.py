@@ -176,8 +176,8 @@ def test_train_step_in_every_dtype(native: Target, dtype: torch.dtype) -> None:
 
 def test_precision_modes() -> None:
     """The mode reaches the plan of the forward pass and, through it, those of the backward passes."""
-    x = random_tensor((1, 16, 14, 14), channels_last=True, seed=1).requires_grad_()
-    w = random_tensor((16, 16, 3, 3), channels_last=True, seed=2).requires_grad_()
+    x = random_tensor((1, 64, 18, 18), channels_last=True, seed=1).requires_grad_()
+    w = random_tensor((64, 64, 3, 3), channels_last=True, seed=2).requires_grad_()
     with fastconv.use_backend("emulator"):
         for mode, family in (("torch", "direct"), ("ieee", "direct"), ("tf32", "igemm"), ("tf32x3", "igemm")):
             with fastconv.precision(mode):

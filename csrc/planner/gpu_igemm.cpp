@@ -66,13 +66,17 @@ std::string refuse_reach(const ConvProblem& p, Pass pass) {
   return "";
 }
 
-// Products in the longest sum of a pass.
+// Products in the longest sum of a pass: of the taps of a phase, those that meet the source at once.
 int64_t products_of(const ConvProblem& p, Pass pass) {
   if (pass == Pass::wgrad) return p.n * volume(p.out);
-  if (pass == Pass::fprop) return p.c_per_group() * volume(p.filter);
-  int64_t taps = 1;  // of the phase that has the most
-  for (int i = 0; i < 3; ++i) taps *= ceil_div(p.filter[i], p.stride[i] / std::gcd(p.stride[i], p.dilation[i]));
-  return p.k_per_group() * taps;
+  const bool dgrad = pass == Pass::dgrad;
+  int64_t products = dgrad ? p.k_per_group() : p.c_per_group();
+  for (int i = 0; i < 3; ++i) {
+    const int64_t shared = dgrad ? std::gcd(p.stride[i], p.dilation[i]) : 1, modulus = dgrad ? p.stride[i] / shared : 1;
+    const int64_t source = dgrad ? p.out[i] : p.in[i];
+    products *= std::min(ceil_div(p.filter[i], modulus), ceil_div(source, p.dilation[i] / shared));
+  }
+  return products;
 }
 
 std::string refuse_products(const ConvProblem& p, Pass pass, const PlanOptions& options, IgemmTile tile) {
@@ -83,9 +87,9 @@ std::string refuse_products(const ConvProblem& p, Pass pass, const PlanOptions& 
   if (p.dtype == DType::f32 && !has_math(tile, options.math))
     return concat("this tile has no registers for ", name_of(options.math));
   // A product errs more than float32's, a long sum less than a chain of them (tests/test_kernels_precision.py).
-  constexpr int64_t least = 128;
-  if (p.dtype == DType::f32 && options.math == Math::tf32x3 && products_of(p, pass) < least)
-    return concat("a sum of ", products_of(p, pass), " products is more exact in float32 itself; tf32x3 from ", least);
+  const int64_t products = products_of(p, pass), least = pass == Pass::wgrad ? 256 : 128;
+  if (p.dtype == DType::f32 && options.math == Math::tf32x3 && products < least)
+    return concat("a sum of ", products, " products is more exact in float32 itself; tf32x3 from ", least);
   return "";
 }
 
