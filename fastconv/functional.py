@@ -14,6 +14,15 @@ from torch import Tensor
 from torch.nn import functional as torch_functional
 
 from . import settings
+from .adaptive import adaptive_avg_pool1d as adaptive_avg_pool1d
+from .adaptive import adaptive_avg_pool2d as adaptive_avg_pool2d
+from .adaptive import adaptive_avg_pool3d as adaptive_avg_pool3d
+from .adaptive import adaptive_max_pool1d as adaptive_max_pool1d
+from .adaptive import adaptive_max_pool1d_with_indices as adaptive_max_pool1d_with_indices
+from .adaptive import adaptive_max_pool2d as adaptive_max_pool2d
+from .adaptive import adaptive_max_pool2d_with_indices as adaptive_max_pool2d_with_indices
+from .adaptive import adaptive_max_pool3d as adaptive_max_pool3d
+from .adaptive import adaptive_max_pool3d_with_indices as adaptive_max_pool3d_with_indices
 from .convolution import Convolution
 from .dispatch import elsewhere, is_watched
 from .fused import conv2d_bias_act as conv2d_bias_act

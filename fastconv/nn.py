@@ -153,6 +153,68 @@ class AvgPool3d(torch.nn.AvgPool3d):
     forward = _average_forward(functional.avg_pool3d)
 
 
+def _adaptive_forward(adaptive: Callable[..., Any], torchs: Callable[..., Any]) -> Callable[..., Any]:
+    """torch.nn.AdaptiveAvgPool*d.forward. torch.jit.script compiles torch's own function, which knows of None."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """-> y."""
+        if torch.jit.is_scripting():
+            return torchs(input, self.output_size)
+        else:
+            return adaptive(input, self.output_size)
+
+    return forward
+
+
+def _adaptive_max_forward(adaptive: Callable[..., Any], torchs: Callable[..., Any]) -> Callable[..., Any]:
+    """torch.nn.AdaptiveMaxPool*d.forward, likewise."""
+
+    def forward(self, input: Tensor):
+        """-> y, or (y, indices) with ``return_indices``."""
+        if torch.jit.is_scripting():
+            return torchs(input, self.output_size, self.return_indices)
+        else:
+            return adaptive(input, self.output_size, self.return_indices)
+
+    return forward
+
+
+class AdaptiveAvgPool1d(torch.nn.AdaptiveAvgPool1d):
+    """torch.nn.AdaptiveAvgPool1d: same arguments."""
+
+    forward = _adaptive_forward(functional.adaptive_avg_pool1d, torch_functional.adaptive_avg_pool1d)
+
+
+class AdaptiveAvgPool2d(torch.nn.AdaptiveAvgPool2d):
+    """torch.nn.AdaptiveAvgPool2d: same arguments."""
+
+    forward = _adaptive_forward(functional.adaptive_avg_pool2d, torch_functional.adaptive_avg_pool2d)
+
+
+class AdaptiveAvgPool3d(torch.nn.AdaptiveAvgPool3d):
+    """torch.nn.AdaptiveAvgPool3d: same arguments."""
+
+    forward = _adaptive_forward(functional.adaptive_avg_pool3d, torch_functional.adaptive_avg_pool3d)
+
+
+class AdaptiveMaxPool1d(torch.nn.AdaptiveMaxPool1d):
+    """torch.nn.AdaptiveMaxPool1d: same arguments."""
+
+    forward = _adaptive_max_forward(functional.adaptive_max_pool1d, torch_functional.adaptive_max_pool1d)
+
+
+class AdaptiveMaxPool2d(torch.nn.AdaptiveMaxPool2d):
+    """torch.nn.AdaptiveMaxPool2d: same arguments."""
+
+    forward = _adaptive_max_forward(functional.adaptive_max_pool2d, torch_functional.adaptive_max_pool2d)
+
+
+class AdaptiveMaxPool3d(torch.nn.AdaptiveMaxPool3d):
+    """torch.nn.AdaptiveMaxPool3d: same arguments."""
+
+    forward = _adaptive_max_forward(functional.adaptive_max_pool3d, torch_functional.adaptive_max_pool3d)
+
+
 #: torch's layer -> ours
 LAYERS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
     torch.nn.Conv1d: Conv1d,
@@ -167,6 +229,12 @@ LAYERS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
     torch.nn.AvgPool1d: AvgPool1d,
     torch.nn.AvgPool2d: AvgPool2d,
     torch.nn.AvgPool3d: AvgPool3d,
+    torch.nn.AdaptiveAvgPool1d: AdaptiveAvgPool1d,
+    torch.nn.AdaptiveAvgPool2d: AdaptiveAvgPool2d,
+    torch.nn.AdaptiveAvgPool3d: AdaptiveAvgPool3d,
+    torch.nn.AdaptiveMaxPool1d: AdaptiveMaxPool1d,
+    torch.nn.AdaptiveMaxPool2d: AdaptiveMaxPool2d,
+    torch.nn.AdaptiveMaxPool3d: AdaptiveMaxPool3d,
 }
 
 

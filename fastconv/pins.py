@@ -26,7 +26,15 @@ FORMAT = 1
 _GEOMETRY = ("n", "c", "input", "stride", "padding", "dilation", "dtype", "layout")
 FIELDS = {
     "conv": (*_GEOMETRY, "k", "filter", "padding_high", "groups"),
-    "pool": (*_GEOMETRY, "kind", "window", "ceil_mode", "count_include_pad", "divisor_override"),
+    "pool": (
+        *_GEOMETRY,
+        "kind",
+        "window",
+        "ceil_mode",
+        "count_include_pad",
+        "divisor_override",
+        "adaptive_output",
+    ),
 }
 
 #: Passes whose result for one sample must not depend on the batch it came in (csrc/include/fastconv/plan.h).

@@ -50,8 +50,10 @@ class Pooling:
     """
 
     operation = "pool"
+    Arguments: Any = PoolArguments
+    prefix = ""  # of the name of torch's function
 
-    def __init__(self, x: Tensor, given: PoolArguments, rank: int, kind: str) -> None:
+    def __init__(self, x: Tensor, given: Any, rank: int, kind: str) -> None:
         """Validate and plan. Raises Rejected for bad arguments; RuntimeError if a forced kernel refuses."""
         self.rank, self.kind, self.given, self.settings = rank, kind, given, settings.current
         self.device, self.dtype, self.x_shape = x.device, x.dtype, tuple(x.shape)
@@ -64,6 +66,18 @@ class Pooling:
             return
         if x.dim() != rank + 2:
             raise Rejected(f"input: expected {rank + 1} or {rank + 2} dimensions, got {list(x.shape)}")
+        self._read(given)
+        self.threads = plans.threads_for(x.device)
+        self.channels_last = is_channels_last(x.shape, x.stride())
+        self.module, self.refusal = self._choose_module(x)
+        if self.module is not None:
+            self._make_problem()
+            self.is_dense = is_dense(x, self.x_strides)
+        self.forward = self._bind_forward()
+
+    def _read(self, given: Any) -> None:
+        """The arguments as plain ints and bools. Raises Rejected."""
+        rank = self.rank
         self.window = integers(given.kernel_size, rank, "kernel_size")
         empty = given.stride is None or (isinstance(given.stride, (tuple, list)) and not given.stride)
         self.stride = self.window if empty else integers(given.stride, rank, "stride")
@@ -74,13 +88,17 @@ class Pooling:
         override = given.divisor_override
         self.divisor_override = None if override is None else integers(override, 1, "divisor_override")[0]
 
-        self.threads = plans.threads_for(x.device)
-        self.channels_last = is_channels_last(x.shape, x.stride())
-        self.module, self.refusal = self._choose_module(x)
-        if self.module is not None:
-            self._make_problem()
-            self.is_dense = is_dense(x, self.x_strides)
-        self.forward = self._bind_forward()
+    def _windows(self) -> dict[str, Any]:
+        """What the module's PoolProblem is told of them."""
+        return {
+            "window": self.window,
+            "stride": self.stride,
+            "padding": self.padding,
+            "dilation": self.dilation,
+            "ceil_mode": self.ceil_mode,
+            "count_include_pad": self.count_include_pad,
+            "divisor_override": self.divisor_override,
+        }
 
     def _choose_module(self, x: Tensor) -> tuple[Any, str]:
         """The compiled module, or None and the reason."""
@@ -100,13 +118,7 @@ class Pooling:
                 n=self.x_shape[0],
                 c=self.x_shape[1],
                 input=self.x_shape[2:],
-                window=self.window,
-                stride=self.stride,
-                padding=self.padding,
-                dilation=self.dilation,
-                ceil_mode=self.ceil_mode,
-                count_include_pad=self.count_include_pad,
-                divisor_override=self.divisor_override,
+                **self._windows(),
                 dtype=backends.DTYPES[self.dtype],
                 layout="nhwc" if self.channels_last else "nchw",
             )
@@ -131,7 +143,7 @@ class Pooling:
         if pass_ not in known:
             raise ValueError(f"pass_: expected {' or '.join(known)} for {self.kind} pooling, got {pass_!r}")
         if self.module is None:
-            operation = f"{self.kind}_pool{self.rank}d {self.dtype} {list(self.x_shape)}"
+            operation = f"{self.prefix}{self.kind}_pool{self.rank}d {self.dtype} {list(self.x_shape)}"
             plan = plans.AtenPlan(operation, pass_, self.refusal)
             plans.note_aten(plan)
             return plan
@@ -178,7 +190,7 @@ class Pooling:
         return self._torch_function("max_pool", return_indices=indices)(x)
 
     def _torch_function(self, name: str, **options: Any) -> Callable[..., Any]:
-        function = getattr(torch_functional, f"{name}{self.rank}d")
+        function = getattr(torch_functional, f"{self.prefix}{name}{self.rank}d")
         return partial(function, **self.given.for_torch(self.kind, self.rank), **options)
 
     @cached_property
@@ -249,6 +261,11 @@ class Pooling:
         backward = torch.ops.aten.avg_pool2d_backward
         return backward(gy.unsqueeze(2), x.unsqueeze(2), window, stride, padding, *options).squeeze(2)
 
+    def _origins(self, axis: int) -> Tensor:
+        """Where the first tap of each window lies on this axis, if need be outside the input."""
+        positions = torch.arange(self.y_shape[2 + axis], device=self.device)
+        return positions * self.stride[axis] - self.padding[axis]
+
     def _winners(self, offsets: Tensor) -> tuple[Tensor, Tensor]:
         """(flat index into x's plane of each window's winning tap, whether there is none), both [N, C, outputs]."""
         taps = offsets.to(torch.int64)
@@ -257,10 +274,9 @@ class Pooling:
         for axis in reversed(range(self.rank)):
             shape = [1] * (self.rank + 2)
             shape[2 + axis] = -1
-            first = torch.arange(self.y_shape[2 + axis], device=taps.device) * self.stride[axis] - self.padding[axis]
-            tap = rest % self.window[axis] * self.dilation[axis]
-            index = index + (first.reshape(shape) + tap) * step
-            rest = rest // self.window[axis]
+            tap = rest % self.problem.window[axis] * self.problem.dilation[axis]
+            index = index + (self._origins(axis).reshape(shape) + tap) * step
+            rest = rest // self.problem.window[axis]
             step *= self.x_shape[2 + axis]
         return torch.where(found, index, 0).flatten(2), ~found.flatten(2)
 

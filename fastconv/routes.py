@@ -21,7 +21,7 @@ from .arguments import Rejected
 from .autograd import apply_average, apply_dgrad, apply_fprop, apply_max
 from .convolution import Convolution
 from .dispatch import elsewhere, is_plain, ordinary
-from .pooling import PoolArguments, Pooling
+from .pooling import Pooling
 from .precision import torchs_switch
 from .repeats import remember
 from .transposed import TransposedConvolution
@@ -73,16 +73,19 @@ def pool(
     x: Any,
     arguments: tuple[Any, ...],
     return_indices: bool = False,
+    of: type[Pooling] = Pooling,
 ) -> Any:
-    """A call of max_pool``rank``d or avg_pool``rank``d; ``repeat`` is its key among the repeats."""
+    """A call ``function(x, *arguments)`` of a pooling ``of`` this class; ``repeat`` is its key among the repeats."""
     rest = (return_indices,) if kind == "max" else ()
     if not (is_plain(x) and ordinary()):
+        if of.prefix and rank > 1 and not hasattr(x, "size"):  # torch asks for it in Python, and names no argument
+            raise AttributeError(f"input: expected a Tensor, got {type(x).__name__}")
         return elsewhere(function, getattr(torch_functional, function.__name__), x, *arguments, *rest)
     if x.dim() == rank + 1:
         result = function(x.unsqueeze(0), *arguments, *rest)
         return tuple(each.squeeze(0) for each in result) if isinstance(result, tuple) else result.squeeze(0)
     given, x = x, _pool_autocast(x, rank)
-    pooling = pool_route(rank, kind, x, *arguments)
+    pooling = pool_route(of, rank, kind, x, *arguments)
     recorded = torch.is_grad_enabled() and x.requires_grad
     run = (_max_runner if kind == "max" else _average_runner)(pooling, recorded, bool(return_indices))
     result = run(x)
@@ -217,14 +220,14 @@ def conv_route(kind: type[Convolution], rank: int, x: Any, w: Any, bias: Any, *a
         return _settle(refusal, name, lambda x, w, bias: torch_function(x, w, bias, *arguments), x, w, bias)
 
 
-def pool_route(rank: int, kind: str, x: Any, *arguments: Any) -> Any:
+def pool_route(of: type[Pooling], rank: int, kind: str, x: Any, *arguments: Any) -> Any:
     """The route of a call. Raises what torch raises for bad arguments."""
-    key = (kind, rank, _look(x), _typed(arguments), settings.current, plans.threads_for(x.device))
+    key = (of, kind, rank, _look(x), _typed(arguments), settings.current, plans.threads_for(x.device))
     try:
-        return _find(key, lambda: Pooling(x, PoolArguments.of(kind, _frozen(arguments)), rank, kind))
+        return _find(key, lambda: of(x, of.Arguments.of(kind, _frozen(arguments)), rank, kind))
     except Rejected as refusal:
-        name = f"{'max' if kind == 'max' else 'avg'}_pool{rank}d"
-        given = PoolArguments.of(kind, arguments).for_torch(kind, rank)
+        name = f"{of.prefix}{'max' if kind == 'max' else 'avg'}_pool{rank}d"
+        given = of.Arguments.of(kind, arguments).for_torch(kind, rank)
         return _settle(refusal, name, partial(getattr(torch_functional, name), **given), x)
 
 
@@ -252,20 +255,28 @@ def _conv(kind: type[Convolution], rank: int) -> Callable[..., Any]:
     return route
 
 
-def _max_pool(rank: int) -> Callable[..., Any]:
+def _max_pool(rank: int, adaptive: bool = False) -> Callable[..., Any]:
     def route(*args: Any, **kwargs: Any) -> Any:
-        x, *rest, _ = _arguments(f"max_pool{rank}d", args, kwargs)
-        return pool_route(rank, "max", _pool_autocast(_batched(x, rank), rank), *rest)
+        of = _pooling(adaptive)
+        x, *rest, _ = _arguments(f"{of.prefix}max_pool{rank}d", args, kwargs)
+        return pool_route(of, rank, "max", _pool_autocast(_batched(x, rank), rank), *rest)
 
     return route
 
 
-def _avg_pool(rank: int) -> Callable[..., Any]:
+def _avg_pool(rank: int, adaptive: bool = False) -> Callable[..., Any]:
     def route(*args: Any, **kwargs: Any) -> Any:
-        x, *rest = _arguments(f"avg_pool{rank}d", args, kwargs)
-        return pool_route(rank, "average", _pool_autocast(_batched(x, rank), rank), *rest)
+        of = _pooling(adaptive)
+        x, *rest = _arguments(f"{of.prefix}avg_pool{rank}d", args, kwargs)
+        return pool_route(of, rank, "average", _pool_autocast(_batched(x, rank), rank), *rest)
 
     return route
+
+
+def _pooling(adaptive: bool) -> type[Pooling]:
+    from .adaptive import AdaptivePooling
+
+    return AdaptivePooling if adaptive else Pooling
 
 
 BY_NAME: dict[str, Callable[..., Any]] = {
@@ -273,4 +284,6 @@ BY_NAME: dict[str, Callable[..., Any]] = {
     **{f"conv_transpose{rank}d": _conv(TransposedConvolution, rank) for rank in (1, 2, 3)},
     **{f"max_pool{rank}d": _max_pool(rank) for rank in (1, 2, 3)},
     **{f"avg_pool{rank}d": _avg_pool(rank) for rank in (1, 2, 3)},
+    **{f"adaptive_max_pool{rank}d": _max_pool(rank, adaptive=True) for rank in (1, 2, 3)},
+    **{f"adaptive_avg_pool{rank}d": _avg_pool(rank, adaptive=True) for rank in (1, 2, 3)},
 }

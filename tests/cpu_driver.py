@@ -109,6 +109,9 @@ def run_pool(
 def torch_pool(case: PoolCase, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Torch's forward at x's dtype: y for average, (y, indices) for max."""
     rank = len(case.input)
+    if case.adaptive:
+        name = f"adaptive_{'max' if case.kind == 'max' else 'avg'}_pool{rank}d"
+        return getattr(F, name)(x, case.adaptive, **({"return_indices": True} if case.kind == "max" else {}))
     if case.kind == "max":
         return MAX_POOLS[rank - 1](
             x, case.window, case.stride, case.padding, case.dilation, case.ceil_mode, return_indices=True

@@ -93,6 +93,10 @@ def conv_exactly(case: ConvCase, operands: ConvOperands) -> dict[str, Tensor]:
 def pool_oracle(case: PoolCase, x: Tensor) -> tuple[Tensor, Tensor | None]:
     """torch's pooling: output, and plane indices for max. Where torch lacks the dtype (3-D averages), via float32."""
     rank = len(case.input)
+    if case.adaptive:
+        name = f"adaptive_{'max' if case.kind == 'max' else 'avg'}_pool{rank}d"
+        result = getattr(F, name)(x, case.adaptive, **({"return_indices": True} if case.kind == "max" else {}))
+        return result if case.kind == "max" else (result, None)
     if case.kind == "max":
         pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[rank - 1]
         return pool(x, case.window, case.stride, case.padding, case.dilation, case.ceil_mode, return_indices=True)

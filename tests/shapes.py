@@ -10,8 +10,10 @@ Sizes are torch's: per spatial axis, outermost first. ``padding`` is one number 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,11 @@ class ConvCase:
 
 @dataclass(frozen=True)
 class PoolCase:
-    """One pooling; rank is ``len(input)``. ``dilation`` is for max, the last two options for average pooling."""
+    """One pooling; rank is ``len(input)``. ``dilation`` is for max, the two options after ceil_mode for
+    average pooling.
+
+    ``adaptive`` is the output of adaptive pooling; ``window`` is then its widest window.
+    """
 
     name: str
     kind: str
@@ -82,9 +88,19 @@ class PoolCase:
     ceil_mode: bool = False
     count_include_pad: bool = True
     divisor_override: int | None = None
+    adaptive: tuple[int, ...] | None = None
+
+    def origin(self, axis: int, o: int) -> int:
+        """Where window ``o`` begins on an axis."""
+        if self.adaptive:
+            return math.floor(Fraction(o * self.input[axis], self.adaptive[axis]))
+        return o * self.stride[axis] - self.padding[axis]
 
     def arguments(self, dtype: str, layout: str) -> dict[str, object]:
         """Keyword arguments of a backend's ``PoolProblem``."""
+        if self.adaptive:
+            sizes = {"input": list(self.input), "adaptive_output": list(self.adaptive)}
+            return {"kind": self.kind, "n": self.n, "c": self.c, **sizes, "dtype": dtype, "layout": layout}
         return {
             "kind": self.kind,
             "n": self.n,
@@ -172,6 +188,17 @@ def pool(
         count_include_pad=count_include_pad,
         divisor_override=divisor_override,
     )
+
+
+def adaptive(name: str, kind: str, n: int, c: int, input: Sequence[int], output: Axis) -> PoolCase:
+    """A PoolCase of adaptive pooling; the widest window by torch's definition."""
+    rank = len(input)
+    output = _axes(output, rank)
+    window = tuple(
+        max(math.ceil(Fraction((o + 1) * i, out)) - math.floor(Fraction(o * i, out)) for o in range(out))
+        for i, out in zip(input, output, strict=True)
+    )
+    return replace(pool(name, kind, n, c, input, window), adaptive=output)
 
 
 # name, n, c, k, input, filter, stride, padding, dilation, groups
@@ -280,6 +307,10 @@ def _pools(name: str, *rest: object, **options: object) -> tuple[PoolCase, PoolC
     return pool(f"max {name}", "max", *rest, **options), pool(f"average {name}", "average", *rest, **options)
 
 
+def _adaptives(name: str, *rest: object) -> tuple[PoolCase, PoolCase]:
+    return adaptive(f"adaptive max {name}", "max", *rest), adaptive(f"adaptive average {name}", "average", *rest)
+
+
 POOL_DEFAULT = (
     *_pools("one element", 1, 1, (1, 1), 1),
     *_pools("2x2", 2, 5, (8, 6), 2),
@@ -300,6 +331,13 @@ POOL_DEFAULT = (
     pool("average without padding in the count", "average", 2, 3, (9, 7), 3, 2, 1, count_include_pad=False),
     pool("average without padding, ceil", "average", 2, 3, (10, 8), 3, 2, 1, 1, True, False),
     pool("average divisor 3", "average", 2, 3, (8, 9), (2, 3), 2, (1, 1), 1, True, True, 3),
+    *_adaptives("to one", 2, 5, (7, 6), 1),
+    *_adaptives("that divides", 2, 3, (8, 6), (4, 2)),
+    *_adaptives("7x9 to 3x4", 2, 5, (7, 9), (3, 4)),
+    *_adaptives("aligned 13x12 to 6x12", 1, 16, (13, 12), (6, 12)),
+    *_adaptives("up, 3x5 to 7x6", 2, 3, (3, 5), (7, 6)),
+    *_adaptives("1d", 2, 3, (23,), 5),
+    *_adaptives("3d", 1, 3, (5, 6, 7), (2, 3, 4)),
 )
 
 POOL_RIGOROUS = (
@@ -325,6 +363,12 @@ POOL_RIGOROUS = (
     *(pool(f"max dilation {d} stride {s}", "max", 1, 3, (14, 15), 3, s, 1, d) for d in (2, 3, 5) for s in (1, 2, 3)),
     *(case for c in (1, 31, 32, 33) for case in _pools(f"C{c}", 1, c, (6, 7), 3, 2, 1)),
     *(case for w in (1, 2, 31, 64, 65) for case in _pools(f"width {w}", 2, 2, (3, w), (3, 1), (2, 1), (1, 0))),
+    *(
+        case
+        for i, o in ((1, 1), (1, 4), (2, 3), (5, 2), (7, 7), (9, 4), (12, 5), (13, 12), (31, 6), (64, 5))
+        for case in _adaptives(f"{i} to {o}", 2, 9, (i, 7), (o, 3))
+    ),
+    *_adaptives("window of 22x20", 1, 9, (65, 59), 3),
     *_pools("1d wide", 2, 3, (257,), 4, 3, 2),
     *_pools("3d ceil", 2, 3, (7, 6, 5), 3, 2, 1, ceil_mode=True),
 )  # fmt: skip
@@ -338,6 +382,9 @@ POOL_NETWORK = (
     *_pools("YOLO SPP 13x13", 1, 8, (13, 13), 13, 1, 6),
     *_pools("SqueezeNet ceil", 1, 16, (27, 27), 3, 2, ceil_mode=True),
     *_pools("global 7x7", 2, 64, (7, 7), 7),
+    *_pools("global 16x16", 2, 16, (16, 16), 16),
+    *_adaptives("AlexNet 13x13 to 6x6", 1, 16, (13, 13), 6),
+    *_adaptives("PSPNet 20x20 to 6x6", 1, 16, (20, 20), 6),
 )
 
 CONV_SUITES = {"default": CONV_DEFAULT, "rigorous": CONV_RIGOROUS, "network": CONV_NETWORK}

@@ -49,6 +49,13 @@ POOLINGS: list[tuple[str, dict[str, Any]]] = [
     ("avg_pool3d", {"kernel_size": (1, 2, 2), "stride": 1, "divisor_override": 3}),
     ("avg_pool2d", {"kernel_size": 2}),
     ("avg_pool2d", {"kernel_size": 3, "stride": 2, "padding": 1, "count_include_pad": False}),
+    ("adaptive_avg_pool1d", {"output_size": 4}),
+    ("adaptive_avg_pool2d", {"output_size": 1}),
+    ("adaptive_avg_pool2d", {"output_size": (4, 7)}),
+    ("adaptive_avg_pool3d", {"output_size": (4, None, 2)}),
+    ("adaptive_max_pool1d", {"output_size": 4}),
+    ("adaptive_max_pool2d", {"output_size": (4, 2)}),
+    ("adaptive_max_pool3d", {"output_size": 2}),
 ]
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
@@ -121,7 +128,7 @@ def test_adjointness(native: Target, function: str, geometry: dict[str, Any]) ->
     assert products[0] == products[1] == products[2] != 0
 
 
-@pytest.mark.parametrize(("function", "options"), POOLINGS[4:], ids=str)
+@pytest.mark.parametrize(("function", "options"), [each for each in POOLINGS if "avg" in each[0]], ids=str)
 def test_adjointness_of_average_pooling(native: Target, function: str, options: dict[str, Any]) -> None:
     x = pooled_input(function, native.device)
     y = getattr(FC, function)(x, **options)
@@ -310,7 +317,10 @@ def test_autocast(native: Target, dtypes: tuple[torch.dtype, ...], function: str
         torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-2)
 
 
-@pytest.mark.parametrize("function", ["max_pool1d", "max_pool3d", "avg_pool1d", "avg_pool3d"])
+@pytest.mark.parametrize(
+    "function",
+    ["max_pool1d", "max_pool3d", "avg_pool1d", "avg_pool3d", "adaptive_avg_pool2d", "adaptive_max_pool3d"],
+)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
 def test_autocast_of_pooling(native: Target, function: str, dtype: torch.dtype) -> None:
     """On the CPU it runs pooling in three dimensions in float32."""

@@ -204,7 +204,7 @@ def test_what_is_left_alone_says_why() -> None:
             "scaled": Scaled(2, 3, 3),
             "lazy": nn.LazyConv2d(3, 3),
             "patched": patched,
-            "other": nn.AdaptiveAvgPool2d(1),
+            "other": nn.LPPool2d(2, 2),
             "good": nn.Conv2d(2, 3, 3),
         }
     )

@@ -135,6 +135,22 @@ def pool_cases(rank: int, requires_grad: bool = False) -> list[Case]:
     ]  # fmt: skip
 
 
+def adaptive_cases(rank: int, requires_grad: bool = False) -> list[Case]:
+    x = torch.zeros(2, 4, *[8] * rank, requires_grad=requires_grad)
+    wrong = {"negative": -1, "a float": 2.5, "a string": "a", "True": True, "of one more": (2,) * (rank + 1)}
+    wrong |= {"None": None, "of one None": (None,)} if rank == 1 else {"None": None, "of one": (2,)}
+    cases: list[Case] = []
+    for kind in ("max", "avg"):
+        name = f"adaptive_{kind}_pool{rank}d"
+        for what, size in wrong.items():
+            call = lambda m, name=name, size=size: getattr(m, name)(x, size)  # noqa: E731
+            cases.append((f"adaptive {kind}: output_size {what}", "output_size", call))
+        for what, bad in (("a number", 3), ("of 2 dimensions less", x[0, 0]), ("of a dimension more", x[None])):
+            call = lambda m, name=name, bad=bad: getattr(m, name)(bad, 2)  # noqa: E731
+            cases.append((f"adaptive {kind}: input {what}", "input", call))
+    return cases
+
+
 def outcome(call: Callable[[], Any]) -> BaseException | torch.Tensor:
     try:
         return call()
@@ -144,7 +160,9 @@ def outcome(call: Callable[[], Any]) -> BaseException | torch.Tensor:
 
 def all_cases(requires_grad: bool = False) -> list[Case]:
     cases = [(f"{name}: {what}", *rest) for name in CONVOLUTIONS for what, *rest in conv_cases(name, requires_grad)]
-    return cases + [(f"{rank}d {what}", *rest) for rank in (1, 2, 3) for what, *rest in pool_cases(rank, requires_grad)]
+    for make in (pool_cases, adaptive_cases):
+        cases += [(f"{rank}d {what}", *rest) for rank in (1, 2, 3) for what, *rest in make(rank, requires_grad)]
+    return cases
 
 
 @pytest.mark.parametrize(("argument", "call"), [pytest.param(a, c, id=name) for name, a, c in all_cases()])
@@ -214,6 +232,16 @@ def _random_pool(rank: int, rng: random.Random) -> dict[str, Any]:
     }
 
 
+def _random_adaptive(rank: int, rng: random.Random) -> dict[str, Any]:
+    def sizes(low: int, high: int) -> tuple[int, ...]:
+        return tuple(rng.randint(low, high) for _ in range(rank))
+
+    return {
+        "input": torch.rand(rng.randint(1, 2), rng.randint(1, 2), *sizes(1, 9)),
+        "output_size": rng.choice((rng.randint(0, 5), sizes(1, 9), sizes(-1, 9))),
+    }
+
+
 def _compare(function: str, arguments: dict[str, Any]) -> str | None:
     ours, theirs = (outcome(lambda m=m: getattr(m, function)(**arguments)) for m in (FC, F))
     if isinstance(theirs, Exception):
@@ -225,6 +253,9 @@ def _compare(function: str, arguments: dict[str, Any]) -> str | None:
 
 RANDOM = {name: partial(_random_conv, name) for name in CONVOLUTIONS}
 RANDOM |= {f"{kind}_pool{rank}d": partial(_random_pool, rank) for kind in ("max", "avg") for rank in (1, 2, 3)}
+RANDOM |= {
+    f"adaptive_{kind}_pool{rank}d": partial(_random_adaptive, rank) for kind in ("max", "avg") for rank in (1, 2, 3)
+}
 
 
 @pytest.mark.parametrize(("function", "make"), RANDOM.items())

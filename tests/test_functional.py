@@ -49,6 +49,8 @@ def transposed_call(case: ConvCase) -> tuple[str, dict[str, Any]] | None:
 
 def pool_call(case: PoolCase) -> tuple[str, dict[str, Any]]:
     rank = len(case.input)
+    if case.adaptive:
+        return f"adaptive_{'max' if case.kind == 'max' else 'avg'}_pool{rank}d", {"output_size": case.adaptive}
     options = {"kernel_size": case.window, "stride": case.stride, "padding": case.padding, "ceil_mode": case.ceil_mode}
     if case.kind == "max":
         return f"max_pool{rank}d", {**options, "dilation": case.dilation}
@@ -198,7 +200,8 @@ def check_pool(backend: Target, case: PoolCase, dtype: torch.dtype, layout: str)
         assert_close_to_float64(result, theirs[name], exact[name], name)
     expected = theirs["y"].stride()
     if layout == "nhwc" and rank == 3 and backend.name != "aten":
-        expected = torch.empty_like(ours["y"], memory_format=torch.channels_last_3d).stride()  # torch's avg_pool3d: not
+        # torch's averages in three dimensions: not
+        expected = torch.empty_like(ours["y"], memory_format=torch.channels_last_3d).stride()
     assert ours["y"].stride() == expected, "memory format"
 
 

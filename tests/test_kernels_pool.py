@@ -44,8 +44,8 @@ def tap_to_index(case: PoolCase, output: tuple[int, ...], taps: Tensor) -> Tenso
     for axis in reversed(range(rank)):
         tap = rest % case.window[axis]
         rest = rest // case.window[axis]
-        position = torch.arange(output[axis]).view([-1 if a == axis else 1 for a in range(rank)])
-        index += weight * (position * case.stride[axis] - case.padding[axis] + tap * case.dilation[axis])
+        origin = torch.tensor([case.origin(axis, o) for o in range(output[axis])])
+        index += weight * (origin.view([-1 if a == axis else 1 for a in range(rank)]) + tap * case.dilation[axis])
         weight *= case.input[axis]
     return index
 

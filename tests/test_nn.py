@@ -106,6 +106,17 @@ def test_pools(native: Target, rank: int) -> None:
     assert torch.equal(unpool(*ours, output_size=x.shape), unpool(*theirs, output_size=x.shape))
 
 
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_adaptive_pools(native: Target, rank: int) -> None:
+    x = integer_tensor((2, 4, *SIZES[:rank]), seed=1, device=native.device)
+    mine, torchs = ([getattr(m, f"Adaptive{name}Pool{rank}d") for name in ("Max", "Avg")] for m in (nn, torch.nn))
+    for size in (1, (2, None, 3)[:rank] if rank > 1 else 3):
+        assert torch.equal(mine[0](size)(x), torchs[0](size)(x))
+        torch.testing.assert_close(mine[1](size)(x), torchs[1](size)(x))
+    ours, theirs = (pair[0](2, return_indices=True)(x) for pair in (mine, torchs))
+    assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
+
+
 @pytest.mark.parametrize("theirs", list(nn.LAYERS), ids=lambda layer: layer.__name__)
 def test_the_layers_are_torchs(theirs: type[torch.nn.Module]) -> None:
     ours = nn.LAYERS[theirs]
@@ -139,6 +150,9 @@ SIGNATURES = {f"max_pool{rank}d": f"{MAX}, return_indices=False" for rank in (1,
 SIGNATURES |= {f"max_pool{rank}d_with_indices": f"{MAX}, return_indices=" for rank in (1, 2, 3)}
 SIGNATURES |= {"avg_pool1d": AVERAGE, "avg_pool2d": f"{AVERAGE}, divisor_override=None"}
 SIGNATURES |= {"avg_pool3d": SIGNATURES["avg_pool2d"]}
+SIGNATURES |= {f"adaptive_avg_pool{rank}d": "input, output_size" for rank in (1, 2, 3)}
+SIGNATURES |= {f"adaptive_max_pool{rank}d": "input, output_size, return_indices=False" for rank in (1, 2, 3)}
+SIGNATURES |= {f"adaptive_max_pool{rank}d_with_indices": "input, output_size, return_indices=" for rank in (1, 2, 3)}
 
 
 @pytest.mark.parametrize(("name", "documented"), SIGNATURES.items())

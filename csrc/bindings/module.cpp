@@ -40,7 +40,7 @@ ConvProblem make_conv(int64_t n, int64_t c, int64_t k, const Sizes& input, const
 PoolProblem make_pool(const std::string& kind, int64_t n, int64_t c, const Sizes& input, const Sizes& window,
                       const Sizes& stride, const Sizes& padding, const Sizes& dilation, bool ceil_mode,
                       bool count_include_pad, std::optional<int64_t> divisor_override, const std::string& dtype,
-                      const std::string& layout) {
+                      const std::string& layout, const Sizes& adaptive_output) {
   const int rank = int(input.size());
   require(rank >= 1 && rank <= 3, "input: expected 1 to 3 spatial dimensions, got ", rank);
   require(divisor_override != 0, "divisor_override: expected a divisor other than zero");
@@ -51,6 +51,11 @@ PoolProblem make_pool(const std::string& kind, int64_t n, int64_t c, const Sizes
   problem.layout = parse_layout(layout);
   problem.n = n, problem.c = c;
   problem.in = spread(input, rank, 1, "input");
+  if (!adaptive_output.empty()) {
+    problem.adapt_to(spread(adaptive_output, rank, 1, "output_size"));
+    problem.validate();
+    return problem;
+  }
   problem.window = spread(window, rank, 1, "kernel_size");
   problem.stride = spread(stride, rank, 1, "stride");
   problem.pad = spread(padding, rank, 0, "padding");
@@ -104,9 +109,13 @@ void bind_problems(py::module_& m) {
   auto pool = py::class_<PoolProblem>(m, "PoolProblem", py::module_local());
   bind_shape(pool);
   pool.def(py::init(&make_pool), py::kw_only(), py::arg("kind"), py::arg("n"), py::arg("c"), py::arg("input"),
-           py::arg("window"), py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("ceil_mode") = false,
-           py::arg("count_include_pad") = true, py::arg("divisor_override") = py::none(), py::arg("dtype") = "float32",
-           py::arg("layout") = "nchw")
+           py::arg("window") = Sizes(), py::arg("stride") = Sizes(), py::arg("padding") = Sizes(),
+           py::arg("dilation") = Sizes(), py::arg("ceil_mode") = false, py::arg("count_include_pad") = true,
+           py::arg("divisor_override") = py::none(), py::arg("dtype") = "float32", py::arg("layout") = "nchw",
+           py::arg("adaptive_output") = Sizes(), "With adaptive_output, the windows follow from the sizes alone.")
+      .def_property_readonly(
+          "adaptive_output", [](const PoolProblem& p) { return p.is_adaptive() ? spatial(p.out, p.rank) : Sizes(); },
+          "The output's sizes if in is not a multiple of them; else empty: an ordinary problem.")
       .def_property_readonly("kind", [](const PoolProblem& p) { return name_of(p.kind); })
       .def_property_readonly("window", [](const PoolProblem& p) { return spatial(p.window, p.rank); })
       .def_property_readonly("padding", [](const PoolProblem& p) { return spatial(p.pad, p.rank); })

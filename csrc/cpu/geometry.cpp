@@ -55,6 +55,7 @@ Pooling pooling(const PoolProblem& p, Pass pass) {
   const Strides x = dense_strides(p.layout, p.c, p.in), y = dense_strides(p.layout, p.c, p.out);
   for (int i = 0; i < 3; ++i) {
     task.forward[i] = window_axis(p.in[i], p.out[i], p.window[i], p.stride[i], p.pad[i], p.dilation[i]);
+    if (p.per[i] > 1) task.forward[i].div = p.per[i], task.forward[i].adaptive = true;
     task.axis[i] = task.backward ? transpose(task.forward[i]) : task.forward[i];
   }
   task.src_strides = task.backward ? y : x, task.dst_strides = task.backward ? x : y;

@@ -10,11 +10,22 @@ namespace fastconv::cpu {
 // How one spatial axis of the output looks into the source. Output o, tap t reads source (o*mul + add + t*step) / div,
 // where that is a whole number inside [0, in). One formula serves both directions: a forward window has mul = stride,
 // step = dilation, div = 1; its transpose (dgrad) has mul = 1, step = -dilation, div = stride.
+//
+// Adaptive pooling is the exception: output o reads the sources [begin(o), end(o)), and the formula is its own
+// transpose, with mul and div exchanged, for o reads i where [o, o + 1) / out and [i, i + 1) / in overlap. The taps are
+// those of the window, counted from its first element.
 struct AxisMap {
   int64_t out, in, taps, mul, add, step, div;
+  bool adaptive = false;
 
-  // The source index, or -1 if tap t does not exist for output o.
+  int64_t begin(int64_t o) const { return o * mul / div; }
+  int64_t end(int64_t o) const { return ((o + 1) * mul + div - 1) / div; }
+  // Of a forward window: where tap 0 lies, if need be outside the source.
+  int64_t origin(int64_t o) const { return adaptive ? begin(o) : o * mul + add; }
+
+  // The source index, or -1 if tap t does not exist for output o. Of adaptive windows, forward only.
   int64_t source(int64_t o, int64_t t) const {
+    if (adaptive) return t < end(o) - begin(o) ? begin(o) + t : -1;
     const int64_t at = o * mul + add + t * step;
     if (at < 0 || (div != 1 && at % div != 0)) return -1;
     const int64_t index = div == 1 ? at : at / div;
@@ -24,6 +35,7 @@ struct AxisMap {
   // Of a forward window: how many elements output o covers; the low and high padding count if asked, what hangs over
   // them in ceil_mode never does (torch's rule).
   int64_t covered(int64_t o, bool padding) const {
+    if (adaptive) return end(o) - begin(o);
     const int64_t begin = o * mul + add, end = begin + taps < in - add ? begin + taps : in - add;
     return padding ? end - begin : (end < in ? end : in) - (begin > 0 ? begin : 0);
   }
@@ -35,7 +47,7 @@ inline AxisMap window_axis(int64_t in, int64_t out, int64_t taps, int64_t stride
 
 // Swaps the two ends: who reads whom through the same tap.
 inline AxisMap transpose(const AxisMap& axis) {
-  return {axis.in, axis.out, axis.taps, axis.div, -axis.add, -axis.step, axis.mul};
+  return {axis.in, axis.out, axis.taps, axis.div, -axis.add, -axis.step, axis.mul, axis.adaptive};
 }
 
 // Element strides of an activation tensor: sample, channel, and the three spatial axes.

@@ -60,6 +60,7 @@ std::string refuse_vector(const PoolProblem& p, Pass pass, const PlanOptions& op
   const std::string reason = refuse(p, pass, options);
   if (!reason.empty()) return reason;
   if (pass == Pass::gather) return "gather reads one element an output, wherever it lies";
+  if (p.per[2] > 1 && !by_channels(p)) return "adaptive windows along the rows: their starts are not evenly spaced";
   return refuse_windows(p, pass);
 }
 

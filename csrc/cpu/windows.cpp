@@ -37,7 +37,7 @@ WindowPlan::WindowPlan(const PoolProblem& problem, Pass pass) {
         places_.push_back((t * forward[0].step * forward[1].in + r * forward[1].step) * forward[2].in +
                           s * forward[2].step);
   pooling_.places = places_.data();
-  make_lines();
+  if (!p.axis[2].adaptive) make_lines();
   // dgrad of max keeps the offsets beside the gradients: twice the bytes.
   make_bands(accumulator_size(p.dtype) * (problem.kind == PoolKind::max && p.backward ? 2 : 1));
 }
@@ -46,11 +46,18 @@ void WindowPlan::make_spans(int i) {
   const Pooling& p = pooling_.problem;
   const AxisMap &axis = p.axis[i], &forward = p.forward[i];
   AxisWindows& windows = pooling_.axis[i];
-  windows.tap_step = axis.div / std::gcd(axis.step, axis.div);
-  windows.source_step = windows.tap_step * axis.step / axis.div;
+  windows.tap_step = axis.adaptive ? 1 : axis.div / std::gcd(axis.step, axis.div);
+  windows.source_step = axis.adaptive ? 1 : windows.tap_step * axis.step / axis.div;
   for (int64_t o = 0; o < forward.out; ++o) covered_[i].push_back(int32_t(forward.covered(o, p.count_include_pad)));
   for (int64_t o = 0; o < axis.out; ++o) {
     Span span{0, -1, 0, true};
+    if (axis.adaptive) {
+      span = {int32_t(axis.begin(o)), 0, int32_t(axis.end(o) - axis.begin(o)), true};
+      for (int64_t source = axis.begin(o); p.backward && source < axis.end(o); ++source)
+        span.alike &= covered_[i][source] == covered_[i][span.source];
+      spans_[i].push_back(span);
+      continue;
+    }
     for (int64_t t = 0; t < axis.taps; ++t) {
       const int64_t source = axis.source(o, t);
       if (source < 0) continue;
@@ -98,6 +105,7 @@ void WindowPlan::make_bands(int64_t bytes) {
   for (const Span& span : spans_[0]) q.slots = std::max<int64_t>(q.slots, span.count);
   // Source rows of `count` output rows, at most.
   const auto rows_of = [&](int64_t count) {
+    if (height.adaptive) return std::min(height.in, (count * height.mul + height.div - 1) / height.div + 1);
     const int64_t reach = (height.taps - 1) * std::abs(height.step) + (count - 1) * height.mul;
     return std::min(height.in, reach / height.div + 2);
   };
@@ -114,6 +122,8 @@ std::string refuse_windows(const PoolProblem& problem, Pass pass) {
     if (axis.in > kTableLimit || axis.out > kTableLimit || axis.out * axis.taps / 16 > kTableLimit)
       return "an axis too long for its table of windows";
   if (volume(problem.window) > kTableLimit) return "a window too large for its table of taps";
+  if (problem.is_adaptive() && problem.kind == PoolKind::max && pass == Pass::dgrad)
+    return "adaptive windows that cover an element have it at taps that no step leads through";
   return "";
 }
 

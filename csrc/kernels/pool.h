@@ -87,6 +87,11 @@ struct WindowRange {
   int begin, end;
 
   FC_DEVICE WindowRange(const PoolAxis& a, int x) {
+    if (a.per > 1) {  // the same formula as a window's: x covers the stretch [x, x + 1) * per / stride of windows
+      begin = a.by_stride.divide(x * a.per);
+      end = a.by_stride.divide((x + 1) * a.per + a.stride - 1);
+      return;
+    }
     const int last = x + a.pad, first = last - (a.window - 1) * a.dilation;
     begin = first > 0 ? a.by_stride.divide(first + a.stride - 1) : 0;
     end = min(a.by_stride.divide(last) + 1, a.out);
@@ -95,7 +100,7 @@ struct WindowRange {
 
 // Which tap of the window at `position` lies on coordinate x; -1: none (dilation).
 FC_DEVICE int tap_on(const PoolAxis& a, int position, int x) {
-  const int distance = x + a.pad - position * a.stride, tap = a.by_dilation.divide(distance);
+  const int distance = x - window_origin(a, position), tap = a.by_dilation.divide(distance);
   return tap * a.dilation == distance ? tap : -1;
 }
 
@@ -182,7 +187,7 @@ void pool_gather(const FC_GRID_CONSTANT PoolParams p) {
     for (int i = 2; i >= 0; --i) {
       const PoolAxis& a = p.axis[i];
       const int rest = a.by_window.divide(tap);
-      place[i] = unit.at[i] * a.stride - a.pad + a.by_window.remainder(tap, rest) * a.dilation;
+      place[i] = window_origin(a, unit.at[i]) + a.by_window.remainder(tap, rest) * a.dilation;
       tap = rest;
     }
     const T* from = static_cast<const T*>(p.src) + pool_offset<true>(p, unit.piece, place[0], place[1], place[2]);

@@ -8,9 +8,10 @@
 
 namespace fastconv::kernels {
 
+// Windows are stride / per elements apart (fastconv/problem.h); per is 1 but in adaptive pooling.
 struct PoolAxis {
-  int in, out, window, stride, pad, dilation;
-  Divisor by_in, by_out, by_window, by_stride, by_dilation;
+  int in, out, window, stride, per, pad, dilation;
+  Divisor by_in, by_out, by_window, by_stride, by_per, by_dilation;
 };
 
 // A tensor is `outer` pieces of volume(extent) * channels elements: channels first, a piece is a plane and channels is
@@ -37,7 +38,6 @@ struct StagedPoolParams {
   PoolParams pool;
   int planes;
   int tile[3], patch[3];
-  int lead;  // patch columns before the first window's first column
   Divisor by_tile[3], by_patch[3], by_tiles[3];
   int patch_vectors;  // of a row
 };

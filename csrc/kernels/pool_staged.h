@@ -3,8 +3,8 @@
 //
 //    one plane                        a block: `planes` such boxes, whole planes where they are small
 //   +--------------------------+
-//   |   patch (shared)         |      1. 16-byte vectors of the patch go to shared memory, side by side; outside the
-//   |  +--------------------+  |         input -infinity (max) or 0 (average), which no window prefers
+//   |   patch (shared)         |      1. 16-byte vectors of the patch go to shared memory, side by side; windows leave
+//   |  +--------------------+  |         out what lies outside the input
 //   |  | inputs of the tile |  |      2. a thread a window; lanes along the output's row, stores side by side
 //   |  +--------------------+  |
 //   +--------------------------+      Traffic: x once (tiles of one plane share their rims), y, taps.
@@ -19,16 +19,16 @@ struct StagedBlock {
   int64_t first_plane;
   int first_out[3], first_in[3];
 
-  FC_DEVICE explicit StagedBlock(const StagedPoolParams& p) {
+  FC_DEVICE StagedBlock(const StagedPoolParams& p, int vector) {
     int index = int(blockIdx.x);
     FC_UNROLL
     for (int i = 2; i >= 0; --i) {
       const int quotient = p.by_tiles[i].divide(index);
       first_out[i] = p.by_tiles[i].remainder(index, quotient) * p.tile[i];
-      first_in[i] = first_out[i] * p.pool.axis[i].stride - p.pool.axis[i].pad;
+      first_in[i] = window_origin(p.pool.axis[i], first_out[i]);
       index = quotient;
     }
-    first_in[2] -= p.lead;
+    first_in[2] &= -vector;
     first_plane = int64_t(index) * p.planes;
   }
 };
@@ -44,13 +44,9 @@ FC_DEVICE void split(int index, const Divisor (&by)[3], int (&at)[3], int& plane
   plane = index;
 }
 
-template <class T, int V, bool Average>
+template <class T, int V>
 FC_DEVICE void stage_patch(const StagedPoolParams& p, const StagedBlock& block, const Shared<T>& patch) {
-  using A = accumulator_t<T>;
   const auto& axis = p.pool.axis;
-  Vec<T, V> fill;
-  FC_UNROLL
-  for (int e = 0; e < V; ++e) fill[e] = narrow<T>(Average ? A(0) : -A(INFINITY));
   const int vectors = p.planes * p.patch[0] * p.patch[1] * p.patch_vectors;
   for (int i = int(threadIdx.x); i < vectors; i += pool_threads) {
     int at[3], plane;
@@ -59,8 +55,7 @@ FC_DEVICE void stage_patch(const StagedPoolParams& p, const StagedBlock& block, 
     const bool on = unsigned(d) < unsigned(axis[0].in) && unsigned(h) < unsigned(axis[1].in) &&
                     unsigned(w) < unsigned(axis[2].in) && block.first_plane + plane < p.pool.outer;
     const int64_t from = (((block.first_plane + plane) * axis[0].in + d) * axis[1].in + h) * axis[2].in + w;
-    patch.template store_as<Vec<T, V>>(i * V,
-                                       load_if(on, as<Vec<T, V>>(static_cast<const T*>(p.pool.src) + from), fill));
+    patch.template store_as<Vec<T, V>>(i * V, load_if(on, as<Vec<T, V>>(static_cast<const T*>(p.pool.src) + from)));
   }
 }
 
@@ -70,8 +65,8 @@ void pool_staged(const FC_GRID_CONSTANT StagedPoolParams p) {
   using A = accumulator_t<T>;
   const auto& axis = p.pool.axis;
   const Shared<T> patch = dynamic_shared<T>();
-  const StagedBlock block(p);
-  stage_patch<T, V, Average>(p, block, patch);
+  const StagedBlock block(p, pool_vector<T>);
+  stage_patch<T, V>(p, block, patch);
   sync_threads();
 
   const int outputs = p.planes * p.tile[0] * p.tile[1] * p.tile[2];
@@ -89,13 +84,13 @@ void pool_staged(const FC_GRID_CONSTANT StagedPoolParams p) {
     const TapRange t(axis[0], at[0]), r(axis[1], at[1]), s(axis[2], at[2]);
     WindowResult<A, 1, Average> result(first_inside(p.pool, t, r, s));
     const int first =
-        ((plane * p.patch[0] + in_tile[0] * axis[0].stride) * p.patch[1] + in_tile[1] * axis[1].stride) * width +
-        in_tile[2] * axis[2].stride + p.lead;
-    int tap = 0;
-    for (int a = 0; a < axis[0].window; ++a) {
-      for (int b = 0; b < axis[1].window; ++b) {
+        ((plane * p.patch[0] + t.origin - block.first_in[0]) * p.patch[1] + r.origin - block.first_in[1]) * width +
+        s.origin - block.first_in[2];
+    for (int a = t.begin; a < t.end; ++a) {
+      for (int b = r.begin; b < r.end; ++b) {
         const int row = first + (a * axis[0].dilation * p.patch[1] + b * axis[1].dilation) * width;
-        for (int c = 0; c < axis[2].window; ++c, ++tap)
+        int tap = (a * axis[1].window + b) * axis[2].window + s.begin;
+        for (int c = s.begin; c < s.end; ++c, ++tap)
           result.take(0, A(widen(patch.load(row + c * axis[2].dilation))), tap);
       }
     }

@@ -8,11 +8,22 @@ namespace fastconv::kernels {
 
 using namespace fastconv::device;
 
+// Where the window at `position` begins, on one axis.
+FC_DEVICE int window_origin(const PoolAxis& a, int position) { return a.by_per.divide(position * a.stride) - a.pad; }
+// And, in adaptive pooling, where it ends.
+FC_DEVICE int adaptive_end(const PoolAxis& a, int position) {
+  return a.by_per.divide((position + 1) * a.stride + a.per - 1);
+}
+
 // Taps [begin, end) of a window that lie inside the input, on one axis; the window's tap 0 is at `origin`.
 struct TapRange {
   int origin, begin, end;
 
-  FC_DEVICE TapRange(const PoolAxis& a, int position) : origin(position * a.stride - a.pad), begin(0), end(a.window) {
+  FC_DEVICE TapRange(const PoolAxis& a, int position) : origin(window_origin(a, position)), begin(0), end(a.window) {
+    if (a.per > 1) {
+      end = adaptive_end(a, position) - origin;
+      return;
+    }
     if (origin < 0) begin = a.by_dilation.divide(-origin + a.dilation - 1);
     if (origin + (a.window - 1) * a.dilation >= a.in)
       end = origin >= a.in ? 0 : a.by_dilation.divide(a.in - origin + a.dilation - 1);
@@ -23,7 +34,9 @@ struct TapRange {
 
 // The taps a window counts on one axis for an average: those inside the input, or also those on the padding.
 FC_DEVICE int counted(const PoolAxis& a, bool include_pad, int position) {
-  const int low = position * a.stride - a.pad, high = min(low + a.window, a.in + (include_pad ? a.pad : 0));
+  const int low = window_origin(a, position);
+  if (a.per > 1) return adaptive_end(a, position) - low;
+  const int high = min(low + a.window, a.in + (include_pad ? a.pad : 0));
   return high - (include_pad ? low : max(low, 0));
 }
 
@@ -111,7 +124,7 @@ FC_DEVICE void store_windows(const PoolParams& p, const WindowResult<accumulator
           const PoolAxis& a = p.axis[i];
           const int rest = a.by_window.divide(tap);
           const int r = result.tap[e] == no_tap ? TapRange(a, at[i]).begin : a.by_window.remainder(tap, rest);
-          place[i] = at[i] * a.stride - a.pad + r * a.dilation;
+          place[i] = window_origin(a, at[i]) + r * a.dilation;
           tap = rest;
         }
         planar[e] = (int64_t(place[0]) * p.axis[1].in + place[1]) * p.axis[2].in + place[2];

@@ -35,6 +35,8 @@ std::string refuse_size(const PoolProblem& p) {
   for (int i = 0; i < 3; ++i) {
     if (p.in[i] + 2 * p.pad[i] + p.dilation[i] * (p.window[i] - 1) > largest_coordinate)
       return concat("spatial axis ", i - (3 - p.rank), " has coordinates beyond 2^30");
+    if (p.per[i] > 1 && p.stride[i] > (largest_coordinate - p.per[i]) / (p.out[i] + 1))
+      return concat("spatial axis ", i - (3 - p.rank), " has adaptive windows whose numerators go beyond 2^30");
   }
   if (volume(p.window) > largest_coordinate) return "a window has more than 2^30 taps";
   if (std::max(volume(p.in), volume(p.out)) > largest_coordinate)
@@ -70,10 +72,10 @@ PoolParams pool_params(const PoolProblem& p, Pass pass, bool vectors) {
     PoolAxis& a = params.axis[i];
     a.in = int(p.in[i]), a.out = int(p.out[i]), a.window = int(p.window[i]), a.pad = int(p.pad[i]);
     // With one window the stride means nothing, with one tap the dilation.
-    a.stride = int(std::min(p.stride[i], largest_coordinate));
+    a.stride = int(std::min(p.stride[i], largest_coordinate)), a.per = int(p.per[i]);
     a.dilation = p.window[i] == 1 ? 1 : int(p.dilation[i]);
     a.by_in = Divisor(a.in), a.by_out = Divisor(a.out), a.by_window = Divisor(a.window);
-    a.by_stride = Divisor(a.stride), a.by_dilation = Divisor(a.dilation);
+    a.by_stride = Divisor(a.stride), a.by_per = Divisor(a.per), a.by_dilation = Divisor(a.dilation);
   }
   return params;
 }
@@ -155,14 +157,20 @@ constexpr int64_t staged_bytes = 24 * 1024, staged_limit = 48 * 1024;
 
 struct Staging {
   Axes tile, patch;
-  int64_t lead, planes, bytes;
+  int64_t planes, bytes;
 };
 
-Axes patch_of(const PoolProblem& p, const Axes& tile, int64_t lead) {
+Axes patch_of(const PoolProblem& p, const Axes& tile) {
   Axes patch;
-  for (int i = 0; i < 3; ++i)
-    patch[i] = (tile[i] - 1) * (p.out[i] == 1 ? 1 : p.stride[i]) + p.dilation[i] * (p.window[i] - 1) + 1;
-  const int64_t v = vector_of(p.dtype);
+  for (int i = 0; i < 3; ++i) {
+    if (p.per[i] > 1) {
+      patch[i] = ceil_div(tile[i] * p.stride[i] + p.per[i] - 1, p.per[i]);
+    } else {
+      patch[i] = (tile[i] - 1) * (p.out[i] == 1 ? 1 : p.stride[i]) + p.dilation[i] * (p.window[i] - 1) + 1;
+    }
+  }
+  // Its first column is a multiple of the vector, and so is the first output of a tile.
+  const int64_t v = vector_of(p.dtype), lead = p.per[2] > 1 ? v - 1 : (v - p.pad[2] % v) % v;
   patch[2] = ceil_div(lead + patch[2], v) * v;
   return patch;
 }
@@ -170,8 +178,8 @@ Axes patch_of(const PoolProblem& p, const Axes& tile, int64_t lead) {
 // The largest box of outputs whose inputs fit: whole planes if possible, else fewer slices, rows, columns.
 Staging staging_of(const PoolProblem& p) {
   const int64_t v = vector_of(p.dtype), element = size_of(p.dtype);
-  Staging s{p.out, {}, (v - p.pad[2] % v) % v, 1, 0};
-  const auto bytes = [&] { return volume(s.patch = patch_of(p, s.tile, s.lead)) * element; };
+  Staging s{p.out, {}, 1, 0};
+  const auto bytes = [&] { return volume(s.patch = patch_of(p, s.tile)) * element; };
   for (int i = 0; i < 3; ++i) {
     // Tiles of columns start at multiples of the vector.
     const int64_t least = i == 2 ? std::min(v, p.out[2]) : 1;
@@ -242,7 +250,7 @@ Prepared<PoolProblem> prepare_staged(const PoolProblem& p, Pass pass, const Plan
   const Staging s = staging_of(p);
   StagedPoolParams params{};
   params.pool = pool_params(p, pass, false);
-  params.planes = int(s.planes), params.lead = int(s.lead);
+  params.planes = int(s.planes);
   for (int i = 0; i < 3; ++i) {
     params.tile[i] = int(s.tile[i]), params.patch[i] = int(s.patch[i]);
     params.by_tile[i] = Divisor(params.tile[i]), params.by_patch[i] = Divisor(params.patch[i]);

@@ -1,6 +1,7 @@
 #include "fastconv/problem.h"
 
 #include <limits>
+#include <numeric>
 
 namespace fastconv {
 namespace {
@@ -87,6 +88,20 @@ std::string ConvProblem::describe() const {
                 show(dilation, rank), " groups ", groups, " -> out ", show(out, rank));
 }
 
+void PoolProblem::adapt_to(const Axes& size) {
+  for (int axis = 3 - rank; axis < 3; ++axis) {
+    require(in[axis] > 0 && in[axis] < (int64_t(1) << 60), "input: expected non-empty spatial size, got ",
+            show(in, rank));
+    require(size[axis] > 0 && size[axis] < (int64_t(1) << 60), "output_size: expected positive, got ",
+            show(size, rank));
+    const int64_t common = std::gcd(in[axis], size[axis]);
+    stride[axis] = in[axis] / common, per[axis] = size[axis] / common;
+    // A window that starts `rest` / per beyond an element, rest < per, has ceil((stride + rest) / per) elements.
+    window[axis] = (stride[axis] + 2 * (per[axis] - 1)) / per[axis];
+    out[axis] = size[axis];
+  }
+}
+
 void PoolProblem::validate() {
   require(n >= 0, "input: negative batch");
   require(c > 0 || n == 0, "input: expected at least one channel, got ", c);
@@ -107,6 +122,7 @@ void PoolProblem::validate() {
     // torch demands this of avg_pool3d alone; there padding and ceil_mode do not count.
     require(is_max || rank < 3 || in[axis] >= window[axis], "input: spatial size ", show(in, rank),
             " is smaller than kernel_size ", show(window, rank));
+    if (per[axis] > 1) continue;  // adaptive: the size was given
     out[axis] = output_size(in[axis], pad[axis], pad[axis], window[axis], stride[axis], dilation[axis], ceil_mode);
     require(out[axis] > 0, "input: spatial size ", show(in, rank), " is too small for kernel_size ", show(window, rank),
             ": the output would be empty");
@@ -124,10 +140,11 @@ double PoolProblem::bytes(Pass pass) const {
 }
 
 std::string PoolProblem::describe() const {
-  return concat(name_of(kind), "_pool", rank, "d ", name_of(dtype), " ", name_of(layout), " N", n, " C", c, " in ",
-                show(in, rank), " window ", show(window, rank), " stride ", show(stride, rank), " pad ",
-                show(pad, rank), " dilation ", show(dilation, rank), ceil_mode ? " ceil_mode" : "", " -> out ",
-                show(out, rank));
+  const std::string what = concat(is_adaptive() ? "adaptive_" : "", name_of(kind), "_pool", rank, "d ", name_of(dtype),
+                                  " ", name_of(layout), " N", n, " C", c, " in ", show(in, rank));
+  if (is_adaptive()) return concat(what, " -> out ", show(out, rank));
+  return concat(what, " window ", show(window, rank), " stride ", show(stride, rank), " pad ", show(pad, rank),
+                " dilation ", show(dilation, rank), ceil_mode ? " ceil_mode" : "", " -> out ", show(out, rank));
 }
 
 const char* name_of(Layout layout) { return layout == Layout::nchw ? "nchw" : "nhwc"; }

@@ -62,6 +62,9 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     for name, kind, passes in pools:
         pool = kinds.add_parser(name, help=f"{kind} pooling", allow_abbrev=False)
         _add_common(pool, passes)
+        pool.add_argument(
+            "--adaptive", type=_extents, metavar="P[xQ]", help="adaptive pooling to this output; the windows follow"
+        )
         pool.add_argument("--ceil-mode", action="store_true", help="a last window may hang over the edge")
         if kind == "average":
             pool.add_argument("--count-exclude-pad", action="store_true", help="padding does not count in the divisor")
@@ -167,10 +170,12 @@ def _transposed_plan(module: ModuleType, options: argparse.Namespace) -> Any:
 
 
 def _pool_plan(module: ModuleType, options: argparse.Namespace) -> Any:
-    average = {}
-    if options.kind == "average":
-        average = {"count_include_pad": not options.count_exclude_pad, "divisor_override": options.divisor}
-    problem = module.PoolProblem(kind=options.kind, **_geometry(options), ceil_mode=options.ceil_mode, **average)
+    further = {}
+    if options.adaptive:
+        further = {"adaptive_output": _axes(options, "adaptive", options.adaptive)}
+    elif options.kind == "average":
+        further = {"count_include_pad": not options.count_exclude_pad, "divisor_override": options.divisor}
+    problem = module.PoolProblem(kind=options.kind, **_geometry(options), ceil_mode=options.ceil_mode, **further)
     # Training's forward: the winners are kept for the backward.
     return module.pool_plan(problem, options.pass_, offsets=options.kind == "max", **_plan_options(options))
 
@@ -202,6 +207,8 @@ def _heading(title: str) -> str:
 def _formula(plan: Any, kind: str) -> str:
     problem = plan.problem
     lines = [f"  {FORMULAS[kind, plan.pass_]}"]
+    if kind != "conv" and problem.adaptive_output:
+        lines.append("  where window p begins at ⌊p·H/P⌋ and ends before ⌈(p + 1)·H/P⌉, likewise q")
     if problem.rank != 2:
         lines.append(f"  (two axes shown, the problem has {problem.rank})")
     if kind == "conv" and plan.epilogue:

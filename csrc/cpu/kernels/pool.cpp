@@ -26,23 +26,30 @@ int64_t row_start(const Strides& strides, const Row& row) {
   return start(strides, row) + row.d * strides.at[0] + row.h * strides.at[1];
 }
 
+// Calls visit(tap, source) for what output o reads on one axis; a source is what lies on that tap of its window, or the
+// window on whose tap o lies.
+template <class Visit>
+inline __attribute__((always_inline)) void for_axis(const AxisMap& axis, int64_t o, Visit visit) {
+  if (axis.adaptive) {
+    const AxisMap other = transpose(axis);
+    for (int64_t i = axis.begin(o); i < axis.end(o); ++i)
+      visit(axis.step > 0 ? i - axis.begin(o) : o - other.begin(i), i);
+    return;
+  }
+  for (int64_t t = 0; t < axis.taps; ++t)
+    if (const int64_t i = axis.source(o, t); i >= 0) visit(t, i);
+}
+
 // Calls visit(tap, source offset in elements) for every tap of output (d, h, w) that exists.
 template <class Visit>
 void for_taps(const AxisMap (&axis)[3], const Strides& strides, int64_t d, int64_t h, int64_t w, Visit visit) {
-  for (int64_t t = 0; t < axis[0].taps; ++t) {
-    const int64_t id = axis[0].source(d, t);
-    if (id < 0) continue;
-    for (int64_t r = 0; r < axis[1].taps; ++r) {
-      const int64_t ih = axis[1].source(h, r);
-      if (ih < 0) continue;
-      for (int64_t s = 0; s < axis[2].taps; ++s) {
-        const int64_t iw = axis[2].source(w, s);
-        if (iw >= 0)
-          visit((t * axis[1].taps + r) * axis[2].taps + s,
-                id * strides.at[0] + ih * strides.at[1] + iw * strides.at[2]);
-      }
-    }
-  }
+  for_axis(axis[0], d, [&](int64_t t, int64_t id) {
+    for_axis(axis[1], h, [&](int64_t r, int64_t ih) {
+      for_axis(axis[2], w, [&](int64_t s, int64_t iw) {
+        visit((t * axis[1].taps + r) * axis[2].taps + s, id * strides.at[0] + ih * strides.at[1] + iw * strides.at[2]);
+      });
+    });
+  });
 }
 
 template <class T>
@@ -114,16 +121,15 @@ void for_winners(const Pooling& p, const Strides& small, const Strides& large, i
   for (int64_t d = 0; d < axis[0].out; ++d) {
     for (int64_t h = 0; h < axis[1].out; ++h) {
       const int64_t row = d * small.at[0] + h * small.at[1];
-      const int64_t origin = (d * axis[0].mul + axis[0].add) * large.at[0] +
-                             (h * axis[1].mul + axis[1].add) * large.at[1] + axis[2].add * large.at[2];
+      const int64_t origin = axis[0].origin(d) * large.at[0] + axis[1].origin(h) * large.at[1];
       const Offset* taps = offsets + row;
       if (p.layout == Layout::nchw) {
         for (int64_t w = 0; w < axis[2].out; ++w)
-          if (taps[w] != Offset(-1)) visit(row + w, origin + w * axis[2].mul + place[taps[w]]);
+          if (taps[w] != Offset(-1)) visit(row + w, origin + axis[2].origin(w) + place[taps[w]]);
         continue;
       }
       for (int64_t w = 0; w < axis[2].out; ++w) {
-        const int64_t at = w * small.at[2], first = origin + w * axis[2].mul * large.at[2];
+        const int64_t at = w * small.at[2], first = origin + axis[2].origin(w) * large.at[2];
         for (int64_t i = 0; i < channels; ++i)
           if (taps[at + i] != Offset(-1)) visit(row + at + i, first + i + place[taps[at + i]]);
       }
@@ -190,19 +196,15 @@ void average_row(const Pooling& p, const Row& row, accumulator_t<T>* sum) {
   for (int64_t w = 0; w < p.axis[2].out; ++w) {
     for (int64_t c = 0; c < row.channels; ++c) sum[c] = 0;
     if (p.backward) {
-      for (int64_t t = 0; t < p.axis[0].taps; ++t) {
-        const int64_t id = p.axis[0].source(row.d, t);
-        for (int64_t r = 0; id >= 0 && r < p.axis[1].taps; ++r) {
-          const int64_t ih = p.axis[1].source(row.h, r);
-          for (int64_t s = 0; ih >= 0 && s < p.axis[2].taps; ++s) {
-            const int64_t iw = p.axis[2].source(w, s);
-            if (iw < 0) continue;
+      for_axis(p.axis[0], row.d, [&](int64_t, int64_t id) {
+        for_axis(p.axis[1], row.h, [&](int64_t, int64_t ih) {
+          for_axis(p.axis[2], w, [&](int64_t, int64_t iw) {
             const A share = divisor<A>(p, id, ih, iw);
             const T* from = src + id * p.src_strides.at[0] + ih * p.src_strides.at[1] + iw * p.src_strides.at[2];
             for (int64_t c = 0; c < row.channels; ++c) sum[c] += widen(from[c]) / share;
-          }
-        }
-      }
+          });
+        });
+      });
     } else {
       for_taps(p.axis, p.src_strides, row.d, row.h, w, [&](int64_t, int64_t at) {
         for (int64_t c = 0; c < row.channels; ++c) sum[c] += widen(src[at + c]);

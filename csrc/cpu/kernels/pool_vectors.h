@@ -94,8 +94,7 @@ inline int64_t most_tap_rows(const WindowPooling& q) { return q.problem.forward[
 inline int64_t plane_index(const WindowPooling& q, int64_t d, int64_t h, int64_t w, int64_t tap) {
   const AxisMap(&axis)[3] = q.problem.forward;
   if (tap < 0) return -1;
-  const int64_t id = d * axis[0].mul + axis[0].add, ih = h * axis[1].mul + axis[1].add;
-  return (id * axis[1].in + ih) * axis[2].in + w * axis[2].mul + axis[2].add + q.places[tap];
+  return (axis[0].origin(d) * axis[1].in + axis[1].origin(h)) * axis[2].in + axis[2].origin(w) + q.places[tap];
 }
 
 // Elements of an average's window are counted along each axis; the product is exact.

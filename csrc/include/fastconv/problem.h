@@ -62,14 +62,21 @@ struct PoolProblem {
   Layout layout = Layout::nchw;
   int64_t n = 0, c = 0;
   Axes in{1, 1, 1}, window{1, 1, 1}, stride{1, 1, 1}, pad{0, 0, 0}, dilation{1, 1, 1};
+  // Adaptive pooling's windows move by in / out elements, a fraction stride / per in lowest terms: window o covers
+  // [floor(o * stride / per), ceil((o + 1) * stride / per)). Where in is a multiple of out, per is 1 and the problem is
+  // an ordinary one; elsewhere `window` is the widest window.
+  Axes per{1, 1, 1};
   bool ceil_mode = false;
   bool count_include_pad = true;  // average only
   int64_t divisor_override = 0;   // average only; 0: none
   Axes out{1, 1, 1};              // set by validate()
 
+  // Makes it adaptive pooling to `size`: sets window, stride and per. validate() follows.
+  void adapt_to(const Axes& size);
   // Throws InvalidArgument where torch.nn.functional.{max,avg}_pool{1,2,3}d raises; else fills in `out`.
   void validate();
 
+  bool is_adaptive() const { return volume(per) > 1; }  // truly so, on some axis
   int64_t x_elements() const { return n * c * volume(in); }
   int64_t y_elements() const { return n * c * volume(out); }
   // Max-pool remembers which tap of the window won: its index in the window, row-major over (t, r, s). One byte while
