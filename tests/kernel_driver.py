@@ -199,6 +199,13 @@ class Driver:
         assert not plan.is_aten, plan.explain()
         return plan
 
+    def pool_kernels(self, case: PoolCase, pass_: str, dtype: str, layout: str) -> list[str]:
+        """The kernels that accept a pass of the case, all but PyTorch's."""
+        extras = case.kind == "max" and pass_ == "fprop"
+        problem = self.module.PoolProblem(**case.arguments(dtype, layout))
+        found = self.module.pool_plan(problem, pass_, offsets=extras, indices=extras).candidates
+        return [each.kernel for each in found if each.accepted and each.kernel != "aten"]
+
     def pool(self, case: PoolCase, x: Tensor, layout: str, kernel: str = "", offset: int = 0) -> PoolResult:
         """fprop; for max with the winning taps and plane indices, all on the device."""
         dtype = next(name for name, each in DTYPES.items() if each == x.dtype)
@@ -214,11 +221,18 @@ class Driver:
         return PoolResult(y, offsets, indices)
 
     def pool_from(
-        self, case: PoolCase, pass_: str, source: Tensor, offsets: Tensor | None, layout: str, offset: int = 0
+        self,
+        case: PoolCase,
+        pass_: str,
+        source: Tensor,
+        offsets: Tensor | None,
+        layout: str,
+        offset: int = 0,
+        kernel: str = "",
     ) -> Tensor:
         """dgrad (source gy) or gather (source ggx), back in host memory; offsets as fprop gave them."""
         dtype = next(name for name, each in DTYPES.items() if each == source.dtype)
-        plan = self.pool_plan(case, pass_, dtype, layout)
+        plan = self.pool_plan(case, pass_, dtype, layout, kernel)
         spatial = case.input if pass_ == "dgrad" else plan.problem.output
         out = self.blank((case.n, case.c, *spatial), source.dtype, layout, offset)
         placed = self.put(source, layout, offset)

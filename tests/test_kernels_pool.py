@@ -32,10 +32,6 @@ def pool_input(case: PoolCase, dtype: str, seed: int = 0) -> Tensor:
     return x.to(DTYPES[dtype])
 
 
-def forward_kernels(layout: str) -> list[str]:
-    return ["pool_direct", "pool_staged"] if layout == "nchw" else ["pool_direct"]
-
-
 def tap_to_index(case: PoolCase, output: tuple[int, ...], taps: Tensor) -> Tensor:
     """torch's plane index of tap number ``taps`` of every window: what the offsets must mean."""
     rank = len(case.input)
@@ -59,13 +55,14 @@ def assert_max(driver: Driver, case: PoolCase, dtype: str, offset: int = 0) -> N
     gy = torch.randint(-3, 4, y.shape, generator=torch.Generator().manual_seed(1)).to(x.dtype)
     (gx,) = torch.autograd.grad(y, leaf, gy)
     for layout in LAYOUTS:
-        for kernel in forward_kernels(layout):
+        for kernel in driver.pool_kernels(case, "fprop", dtype, layout):
             result = driver.pool(case, x, layout, kernel, offset)
             torch.testing.assert_close(result.y.cpu(), y.detach(), rtol=0, atol=0, equal_nan=True)
             assert torch.equal(result.indices.cpu(), indices), kernel
             meant = tap_to_index(case, tuple(y.shape[2:]), result.offsets.cpu().long())
             assert torch.equal(meant, indices), f"{kernel}: offsets"
-        assert torch.equal(driver.pool_from(case, "dgrad", gy, result.offsets, layout, offset), gx), layout
+        for kernel in driver.pool_kernels(case, "dgrad", dtype, layout):
+            assert torch.equal(driver.pool_from(case, "dgrad", gy, result.offsets, layout, offset, kernel), gx), kernel
         ggx = torch.randn(x.shape, generator=torch.Generator().manual_seed(2)).to(x.dtype)
         gathered = ggx.flatten(2).gather(2, indices.flatten(2)).view(y.shape)
         assert torch.equal(driver.pool_from(case, "gather", ggx, result.offsets, layout, offset), gathered), layout
@@ -85,11 +82,12 @@ def assert_average(driver: Driver, case: PoolCase, dtype: str, offset: int = 0) 
     (exact, exact_gx), (theirs, theirs_gx) = both(x.double()), both(x)
     gy = torch.randn(exact.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(x.dtype)
     for layout in LAYOUTS:
-        for kernel in forward_kernels(layout):
+        for kernel in driver.pool_kernels(case, "fprop", dtype, layout):
             y = driver.pool(case, x, layout, kernel, offset).y.cpu()
             assert_close_to_float64(y, theirs, exact, f"{kernel} {layout}")
-        gx = driver.pool_from(case, "dgrad", gy, None, layout, offset)
-        assert_close_to_float64(gx, theirs_gx, exact_gx, f"dgrad {layout}")
+        for kernel in driver.pool_kernels(case, "dgrad", dtype, layout):
+            gx = driver.pool_from(case, "dgrad", gy, None, layout, offset, kernel)
+            assert_close_to_float64(gx, theirs_gx, exact_gx, f"dgrad {kernel} {layout}")
 
 
 def assert_like_torch(driver: Driver, case: PoolCase, dtype: str, offset: int = 0) -> None:
@@ -122,21 +120,25 @@ def test_a_window_without_an_element(driver: Driver, layout: str) -> None:
     """Dilation can carry a window's taps past the input on both sides: -infinity, no tap, no gradient, gather 0."""
     case = pool("astride", "max", 1, 8, (4, 3), (2, 1), 1, (1, 0), (5, 1))
     x = torch.randn(1, 8, 4, 3)
-    for kernel in forward_kernels(layout):
+    for kernel in driver.pool_kernels(case, "fprop", "float32", layout):
         result = driver.pool(case, x, layout, kernel)
         assert (result.y.cpu() == float("-inf")).all() and (result.offsets.cpu() == 255).all()
-    assert not driver.pool_from(case, "dgrad", torch.ones(result.y.shape), result.offsets, layout).any()
+    for kernel in driver.pool_kernels(case, "dgrad", "float32", layout):
+        gy = torch.ones(result.y.shape)
+        assert not driver.pool_from(case, "dgrad", gy, result.offsets, layout, kernel=kernel).any()
     assert not driver.pool_from(case, "gather", x, result.offsets, layout).any()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kind", ["max", "average"])
 def test_a_sample_does_not_depend_on_its_batch(driver: Driver, kind: str, layout: str) -> None:
-    many, one = (pool("batch", kind, n, 6, (9, 8), 3, 2, 1) for n in (5, 1))
-    x = torch.randn(5, 6, 9, 8)
-    together = driver.pool(many, x, layout).y.cpu()
-    for i in range(5):
-        assert torch.equal(driver.pool(one, x[i : i + 1], layout).y.cpu(), together[i : i + 1])
+    for window, stride, padding in ((3, 2, 1), ((9, 8), 1, 0)):
+        many, one = (pool("batch", kind, n, 8, (9, 8), window, stride, padding) for n in (5, 1))
+        x = torch.randn(5, 8, 9, 8)
+        for kernel in ("", *driver.pool_kernels(many, "fprop", "float32", layout)):
+            together = driver.pool(many, x, layout, kernel).y.cpu()
+            for i in range(5):
+                assert torch.equal(driver.pool(one, x[i : i + 1], layout, kernel).y.cpu(), together[i : i + 1])
 
 
 @pytest.mark.parametrize("case", [c for c in POOL_DEFAULT if c.kind == "average"], ids=lambda case: case.name)
@@ -153,13 +155,26 @@ def test_average_is_adjoint(driver: Driver, case: PoolCase) -> None:
 def test_tiles_of_a_large_plane(driver: Driver) -> None:
     """Planes that do not fit shared memory are cut: in rows, in columns, in slices."""
     for case in (
-        pool("rows", "max", 1, 1, (150, 96), 3, 2, 1),
-        pool("columns", "max", 1, 1, (5, 9000), (3, 2), (1, 3), (1, 0)),
-        pool("slices", "max", 1, 1, (24, 20, 20), 3, 2, 1),
+        pool("rows", "max", 1, 1, (301, 96), 3, 2, 1),
+        pool("columns", "max", 1, 1, (5, 19000), (3, 2), (1, 3), (1, 0)),
+        pool("slices", "max", 1, 1, (40, 30, 30), 3, 2, 1),
     ):
         plan = driver.pool_plan(case, "fprop", "float32", "nchw", "pool_staged")
         assert " of 1 planes" in plan.detail and "grid 1," not in plan.detail, plan.detail
         assert_max(driver, case, "float32")
+    assert_average(driver, pool("rows", "average", 1, 1, (301, 96), 3, 2, 1), "float32")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_stretches_and_segments(driver: Driver, dtype: str) -> None:
+    """Channels last, planes are cut in columns and rows, and pixels of many channels in chunks."""
+    for kind in ("max", "average"):
+        case = pool("wide", kind, 1, 104, (67, 170), 3, 2, 1)
+        for pass_ in ("fprop", "dgrad"):
+            plan = driver.pool_plan(case, pass_, dtype, "nhwc", "pool_march")
+            assert "stretches of 85 " not in plan.detail, plan.detail
+        assert_like_torch(driver, case, dtype)
+        assert_like_torch(driver, pool("tall", kind, 1, 16, (230, 9), (5, 3), (1, 2), (2, 1)), dtype)
 
 
 def test_refusals_say_why(driver: Driver) -> None:
@@ -168,10 +183,13 @@ def test_refusals_say_why(driver: Driver) -> None:
         return {c.kernel: c.reason for c in plan.candidates if not c.accepted}
 
     small, wide = pool("small", "max", 1, 2, (4, 4), 2), pool("wide", "max", 1, 1, (400, 400), 200)
-    assert reasons(small, "fprop", "nchw") == {}
-    assert "needs no staging" in reasons(small, "fprop", "nhwc")["pool_staged"]
-    assert reasons(small, "dgrad", "nchw") == {"pool_staged": "computes fprop, not dgrad"}
+    assert set(reasons(small, "fprop", "nchw")) == {"pool_march", "pool_global"}
+    assert "channels first" in reasons(small, "fprop", "nhwc")["pool_staged"]
+    assert reasons(small, "fprop", "nhwc")["pool_march"] == "needs channels in multiples of 4"
+    assert "the whole plane" in reasons(small, "fprop", "nchw")["pool_global"]
+    assert reasons(small, "dgrad", "nchw")["pool_global"] == "computes fprop, not dgrad"
     assert "bytes of shared memory" in reasons(wide, "fprop", "nchw")["pool_staged"]
+    assert "255 taps" in reasons(pool("row", "max", 1, 1, (1, 600), (1, 300)), "fprop", "nchw")["pool_staged"]
     average = pool("average", "average", 1, 2, (4, 4), 2)
     assert reasons(average, "gather", "nhwc")["pool_direct"] == "the gather belongs to max pooling"
 

@@ -3,7 +3,7 @@
 //   V load_if(bool on, const V* p[, V other])  other (default: zero) when off. The predicate is inside so that the
 //   lanes store(V* p, V v), store_if(bool on, ...)   of a warp stay one request. as<V>(p) pointer cast; alignment is
 //   checked at the access Shared<T>                                a view of shared memory: load(i), store(i, v),
-//   load_as<V>(i), store_as(i, v),
+//   load_as<V>(i), store_as(i, v), load_if(on, i), load_as_if<V>(on, i),
 //                                            address(i) for ldmatrix and cp.async, s + n
 //   dynamic_shared<T>(byte_offset, count)    the block's dynamic shared memory; FC_STATIC_SHARED(T, name, count) a
 //   static array
@@ -85,6 +85,13 @@ class Shared {
     emulator::load_shared(&value, span_, int64_t(i) * int64_t(sizeof(T)), sizeof(V), site);
     return value;
   }
+  template <class V>
+  V load_as_if(bool on, int i, FC_SITE) const {
+    if (on) return load_as<V>(i, site);
+    emulator::skip_shared(sizeof(V), emulator::Access::load, site);
+    return V{};
+  }
+  T load_if(bool on, int i, FC_SITE) const { return load_as_if<T>(on, i, site); }
   template <class V>
   void store_as(int i, V value, FC_SITE) const {
     static_assert(is_word<V>);
@@ -193,6 +200,11 @@ class Shared {
   FC_DEVICE V load_as(int i) const {
     return detail::bits<V>(*reinterpret_cast<const detail::word_t<V>*>(p_ + i));
   }
+  template <class V>
+  FC_DEVICE V load_as_if(bool on, int i) const {
+    return on ? load_as<V>(i) : V{};
+  }
+  FC_DEVICE T load_if(bool on, int i) const { return on ? load(i) : T{}; }
   template <class V>
   FC_DEVICE void store_as(int i, V value) const {
     *reinterpret_cast<detail::word_t<V>*>(p_ + i) = detail::bits<detail::word_t<V> >(value);

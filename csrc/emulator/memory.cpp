@@ -74,10 +74,10 @@ void observe_global(const void* p, int bytes, Access access, Site site) {
   block.warp(me.warp).log.record(site, Space(int(access)), bytes, me.lane, uint32_t(place), block.counters);
 }
 
-void observe_skip(int bytes, Access access, Site site) {
+void observe_skip(int bytes, Space space, Site site) {
   const Thread& me = self();
   Block& block = *me.block;
-  if (block.counting) block.warp(me.warp).log.skip(site, Space(int(access)), bytes, me.lane, block.counters);
+  if (block.counting) block.warp(me.warp).log.skip(site, space, bytes, me.lane, block.counters);
 }
 
 void observe_shared(uint32_t address, int bytes, Access access, Site site) {

@@ -35,9 +35,12 @@ inline void check_global(const void* p, int bytes, Access access, Site site) {
 }
 
 // A predicated access that this thread leaves out.
-void observe_skip(int bytes, Access access, Site site);
+void observe_skip(int bytes, Space space, Site site);
 inline void skip_global(int bytes, Access access, Site site) {
-  if (self().block->watch_global()) observe_skip(bytes, access, site);
+  if (self().block->watch_global()) observe_skip(bytes, Space(int(access)), site);
+}
+inline void skip_shared(int bytes, Access access, Site site) {
+  if (self().block->counting) observe_skip(bytes, Space(int(Space::shared_load) + int(access)), site);
 }
 
 inline void load_global(void* to, const void* from, int bytes, Site site) {

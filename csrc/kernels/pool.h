@@ -69,39 +69,21 @@ void pool_forward(const FC_GRID_CONSTANT PoolParams p) {
     for (int j = r.begin; j < r.end; ++j) {
       const int d = t.origin + i * p.axis[0].dilation, h = r.origin + j * p.axis[1].dilation;
       const T* row = src + (int64_t(d) * p.axis[1].in + h) * p.axis[2].in * p.channels;
+      const int first_tap = (i * p.axis[1].window + j) * p.axis[2].window;
+      WindowResult<A, V, Average> of_row(0);  // rows first, as the kernels that stage do: the same bits
       for (int k = s.begin; k < s.end; ++k) {
         const int64_t w = s.origin + k * p.axis[2].dilation;
         const auto x = load(as<Vec<T, V>>(row + w * p.channels));
-        const int tap = (i * p.axis[1].window + j) * p.axis[2].window + k;
         FC_UNROLL
-        for (int e = 0; e < V; ++e) result.take(e, A(widen(x[e])), tap);
+        for (int e = 0; e < V; ++e) (Average ? of_row : result).take(e, A(widen(x[e])), first_tap + k);
       }
+      FC_UNROLL
+      for (int e = 0; e < V; ++e)
+        if (Average) result.take(e, of_row.value[e], 0);
     }
   }
   const int64_t o = pool_offset<false>(p, unit.piece, unit.at[0], unit.at[1], unit.at[2]) + channel;
   store_windows<T, V, Average>(p, result, unit.at, o);
-}
-
-// Windows [begin, end) that reach input coordinate x on one axis.
-struct WindowRange {
-  int begin, end;
-
-  FC_DEVICE WindowRange(const PoolAxis& a, int x) {
-    if (a.per > 1) {  // the same formula as a window's: x covers the stretch [x, x + 1) * per / stride of windows
-      begin = a.by_stride.divide(x * a.per);
-      end = a.by_stride.divide((x + 1) * a.per + a.stride - 1);
-      return;
-    }
-    const int last = x + a.pad, first = last - (a.window - 1) * a.dilation;
-    begin = first > 0 ? a.by_stride.divide(first + a.stride - 1) : 0;
-    end = min(a.by_stride.divide(last) + 1, a.out);
-  }
-};
-
-// Which tap of the window at `position` lies on coordinate x; -1: none (dilation).
-FC_DEVICE int tap_on(const PoolAxis& a, int position, int x) {
-  const int distance = x - window_origin(a, position), tap = a.by_dilation.divide(distance);
-  return tap * a.dilation == distance ? tap : -1;
 }
 
 // offsets[o .. o + V) equal to `tap`?
@@ -141,7 +123,7 @@ void pool_backward(const FC_GRID_CONSTANT PoolParams p) {
         if constexpr (Average) {
           FC_UNROLL
           for (int e = 0; e < V; ++e) on[e] = true;
-          divisor = divisor_of<A>(p, {d, h, w});
+          if (!p.uniform_divisor) divisor = divisor_of<A>(p, {d, h, w});
         } else {
           const int s = tap_on(p.axis[2], w, unit.at[2]);
           if (s < 0) continue;
@@ -151,14 +133,14 @@ void pool_backward(const FC_GRID_CONSTANT PoolParams p) {
         FC_UNROLL
         for (int e = 0; e < V; ++e) {
           const A value = A(widen(gy[e]));
-          if (on[e]) sum[e] += Average ? value / divisor : value;
+          if (on[e]) sum[e] += Average && !p.uniform_divisor ? value / divisor : value;
         }
       }
     }
   }
   T out[V];
   FC_UNROLL
-  for (int e = 0; e < V; ++e) out[e] = narrow<T>(sum[e]);
+  for (int e = 0; e < V; ++e) out[e] = narrow<T>(Average && p.uniform_divisor ? sum[e] / A(p.uniform_divisor) : sum[e]);
   store_many<V>(static_cast<T*>(p.dst) + pool_offset<true>(p, unit.piece, unit.at[0], unit.at[1], unit.at[2]) + channel,
                 out);
 }

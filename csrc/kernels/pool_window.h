@@ -32,6 +32,28 @@ struct TapRange {
   FC_DEVICE bool empty() const { return begin >= end; }
 };
 
+// Windows [begin, end) that reach input coordinate x on one axis.
+struct WindowRange {
+  int begin, end;
+
+  FC_DEVICE WindowRange(const PoolAxis& a, int x) {
+    if (a.per > 1) {  // the same formula as a window's: x covers the stretch [x, x + 1) * per / stride of windows
+      begin = a.by_stride.divide(x * a.per);
+      end = a.by_stride.divide((x + 1) * a.per + a.stride - 1);
+      return;
+    }
+    const int last = x + a.pad, first = last - (a.window - 1) * a.dilation;
+    begin = first > 0 ? a.by_stride.divide(first + a.stride - 1) : 0;
+    end = min(a.by_stride.divide(last) + 1, a.out);
+  }
+};
+
+// Which tap of the window at `position` lies on coordinate x; -1: none (dilation).
+FC_DEVICE int tap_on(const PoolAxis& a, int position, int x) {
+  const int distance = x - window_origin(a, position), tap = a.by_dilation.divide(distance);
+  return tap * a.dilation == distance ? tap : -1;
+}
+
 // The taps a window counts on one axis for an average: those inside the input, or also those on the padding.
 FC_DEVICE int counted(const PoolAxis& a, bool include_pad, int position) {
   const int low = window_origin(a, position);

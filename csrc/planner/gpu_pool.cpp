@@ -1,24 +1,19 @@
-// The pooling kernels as the planner sees them: which problems they can address, what they cost, and their parameters.
-#include "kernels/pool_params.h"
-#include "planner/cost.h"
-#include "planner/gpu.h"
+// The pooling kernels as the planner sees them: the table, what they share, and pool_direct. The ones that stage are in
+// gpu_pool_staged.cpp and gpu_pool_march.cpp.
+#include "planner/gpu_pool.h"
+
 #include "planner/registers.h"
 
 namespace fastconv::planner {
-namespace {
 
 using namespace kernels;
 
-int vector_of(DType dtype) { return int(16 / size_of(dtype)); }
-bool is_average(const PoolProblem& p) { return p.kind == PoolKind::average; }
+namespace {
 
 // The tensor whose elements the threads are laid over: what the pass writes.
 const Axes& written(const PoolProblem& p, Pass pass) { return pass == Pass::dgrad ? p.in : p.out; }
 
-int64_t pieces(const PoolProblem& p) { return p.layout == Layout::nhwc ? p.n : p.n * p.c; }
 int64_t piece_channels(const PoolProblem& p) { return p.layout == Layout::nhwc ? p.c : 1; }
-
-bool channel_vectors(const PoolProblem& p) { return p.layout == Layout::nhwc && p.c % vector_of(p.dtype) == 0; }
 
 int64_t units_of(const PoolProblem& p, Pass pass, bool vectors) {
   return volume(written(p, pass)) * piece_channels(p) / (vectors ? vector_of(p.dtype) : 1);
@@ -28,7 +23,19 @@ int64_t blocks_of(const PoolProblem& p, Pass pass, bool vectors) {
   return ceil_div(pieces(p) * units_of(p, pass, vectors), pool_threads);
 }
 
-// ---- refuse ----
+}  // namespace
+
+// ---- shared ----
+
+int64_t reach_of(const PoolProblem& p, Pass pass, int axis, int64_t count) {
+  const int64_t stride = p.stride[axis], per = p.per[axis], extent = p.dilation[axis] * (p.window[axis] - 1) + 1;
+  if (pass == Pass::dgrad) {
+    const int64_t windows = per > 1 ? ceil_div(count * per + stride - 1, stride) : (count + extent - 2) / stride + 1;
+    return std::min(p.out[axis], windows);
+  }
+  const int64_t step = p.out[axis] == 1 ? 0 : std::min(stride, largest_coordinate);
+  return std::min(p.in[axis], per > 1 ? ceil_div(count * stride + per - 1, per) : (count - 1) * step + extent);
+}
 
 std::string refuse_size(const PoolProblem& p) {
   if (p.n == 0) return "the tensors are empty: there is nothing to launch";
@@ -44,6 +51,8 @@ std::string refuse_size(const PoolProblem& p) {
   return "";
 }
 
+namespace {
+
 std::string refuse_direct(const PoolProblem& p, Pass pass, const PlanOptions&) {
   if (pass == Pass::gather && is_average(p)) return "the gather belongs to max pooling";
   if (pass != Pass::fprop && pass != Pass::dgrad && pass != Pass::gather)
@@ -55,6 +64,19 @@ std::string refuse_direct(const PoolProblem& p, Pass pass, const PlanOptions&) {
   return "";
 }
 
+// The divisor of every window, or 0.
+int64_t uniform_divisor(const PoolProblem& p) {
+  if (!is_average(p) || p.is_adaptive()) return 0;
+  if (p.divisor_override != 0) return p.divisor_override;
+  for (int i = 0; i < 3; ++i) {
+    const int64_t end = (p.out[i] - 1) * p.stride[i] + p.window[i];  // in the padded input
+    if (end > p.in[i] + 2 * p.pad[i] || (p.pad[i] > 0 && !p.count_include_pad)) return 0;
+  }
+  return volume(p.window);
+}
+
+}  // namespace
+
 // ---- parameters ----
 
 PoolParams pool_params(const PoolProblem& p, Pass pass, bool vectors) {
@@ -62,6 +84,7 @@ PoolParams pool_params(const PoolProblem& p, Pass pass, bool vectors) {
   params.wide_offsets = p.offset_bytes() == 4;
   params.count_include_pad = p.count_include_pad;
   params.divisor_override = p.divisor_override;
+  params.uniform_divisor = uniform_divisor(p);
   params.outer = pieces(p);
   params.channels = int(piece_channels(p));
   params.channel_vectors = params.channels / (vectors ? vector_of(p.dtype) : 1);
@@ -69,6 +92,7 @@ PoolParams pool_params(const PoolProblem& p, Pass pass, bool vectors) {
   params.units = int(units_of(p, pass, vectors));
   params.by_units = Divisor(params.units);
   for (int i = 0; i < 3; ++i) {
+    params.covering[i] = int(reach_of(p, Pass::dgrad, i, 1));
     PoolAxis& a = params.axis[i];
     a.in = int(p.in[i]), a.out = int(p.out[i]), a.window = int(p.window[i]), a.pad = int(p.pad[i]);
     // With one window the stride means nothing, with one tap the dilation.
@@ -92,11 +116,12 @@ void name_pool_regions(device::Launch& launch, const PoolProblem& p, Pass pass, 
                         {args.indices, p.y_elements() * 8, "indices"}});
 }
 
-// Misaligned addresses (a slice of a bigger buffer) are walked by elements.
 bool vectors_allowed(const PoolArgs& args, int64_t offset_bytes) {
   return aligned(args.src, 16) && aligned(args.dst, 16) &&
          aligned(args.offsets, std::min<int64_t>(16, 8 * offset_bytes)) && aligned(args.indices, 16);
 }
+
+namespace {
 
 struct DirectPoolRun {
   PoolProblem problem;
@@ -109,15 +134,13 @@ struct DirectPoolRun {
     const device::DeviceScope scope(device);
     const bool now_vectors = vectors && vectors_allowed(args, problem.offset_bytes());
     PoolParams now = now_vectors ? by_vector : by_element;
-    now.src = args.src, now.dst = args.dst, now.offsets = args.offsets, now.indices = args.indices;
+    set_addresses(now, args);
     const char* name = pass == Pass::fprop ? "pool_forward" : pass == Pass::dgrad ? "pool_backward" : "pool_gather";
     auto launch = one_dimensional(name, blocks_of(problem, pass, now_vectors), pool_threads, args.stream);
     name_pool_regions(launch, problem, pass, args);
-    const PoolWork work = pass == Pass::fprop   ? PoolWork::forward
-                          : pass == Pass::dgrad ? PoolWork::backward
-                                                : PoolWork::gather;
-    visit_dtype(problem.dtype,
-                [&](auto t) { launch_pool<decltype(t)>(work, is_average(problem), now_vectors, launch, now); });
+    visit_dtype(problem.dtype, [&](auto t) {
+      launch_pool<decltype(t)>(work_of(pass), is_average(problem), now_vectors, launch, now);
+    });
   }
 };
 
@@ -133,6 +156,7 @@ Prepared<PoolProblem> prepare_direct(const PoolProblem& p, Pass pass, const Plan
   return prepared;
 }
 
+// A tap after the other, most of them from L1.
 Cost cost_direct(const PoolProblem& p, Pass pass, const PlanOptions&) {
   // Channels first, a warp's request for one tap of its windows spreads over stride times the bytes.
   const double spread =
@@ -141,135 +165,35 @@ Cost cost_direct(const PoolProblem& p, Pass pass, const PlanOptions&) {
   const int registers = pass == Pass::fprop   ? pool_forward.count
                         : pass == Pass::dgrad ? pool_backward.count
                                               : pool_gather.count;
-  return roofline(p.dtype, {double(blocks_of(p, pass, channel_vectors(p))),
-                            0,
-                            1,
-                            p.bytes(pass) * spread * scalar,
-                            0,
-                            0,
-                            {pool_threads, registers, 0}});
-}
-
-// ---- staged ----
-
-// Shared memory of a block: several blocks fit an SM, and no attribute needs to be set.
-constexpr int64_t staged_bytes = 24 * 1024, staged_limit = 48 * 1024;
-
-struct Staging {
-  Axes tile, patch;
-  int64_t planes, bytes;
-};
-
-Axes patch_of(const PoolProblem& p, const Axes& tile) {
-  Axes patch;
-  for (int i = 0; i < 3; ++i) {
-    if (p.per[i] > 1) {
-      patch[i] = ceil_div(tile[i] * p.stride[i] + p.per[i] - 1, p.per[i]);
-    } else {
-      patch[i] = (tile[i] - 1) * (p.out[i] == 1 ? 1 : p.stride[i]) + p.dilation[i] * (p.window[i] - 1) + 1;
-    }
-  }
-  // Its first column is a multiple of the vector, and so is the first output of a tile.
-  const int64_t v = vector_of(p.dtype), lead = p.per[2] > 1 ? v - 1 : (v - p.pad[2] % v) % v;
-  patch[2] = ceil_div(lead + patch[2], v) * v;
-  return patch;
-}
-
-// The largest box of outputs whose inputs fit: whole planes if possible, else fewer slices, rows, columns.
-Staging staging_of(const PoolProblem& p) {
-  const int64_t v = vector_of(p.dtype), element = size_of(p.dtype);
-  Staging s{p.out, {}, 1, 0};
-  const auto bytes = [&] { return volume(s.patch = patch_of(p, s.tile)) * element; };
-  for (int i = 0; i < 3; ++i) {
-    // Tiles of columns start at multiples of the vector.
-    const int64_t least = i == 2 ? std::min(v, p.out[2]) : 1;
-    while (bytes() > staged_bytes && s.tile[i] > least) s.tile[i] = ceil_div(ceil_div(s.tile[i], 2), least) * least;
-  }
-  s.bytes = bytes();
-  if (s.tile == p.out) {
-    const int64_t spread = std::max<int64_t>(1, pieces(p) / int64_t(4 * h100.multiprocessors));
-    s.planes = std::max<int64_t>(1, std::min({staged_bytes / s.bytes, ceil_div(1024, volume(p.out)), spread}));
-    s.bytes *= s.planes;
-  }
-  return s;
-}
-
-int64_t staged_blocks(const PoolProblem& p, const Staging& s) {
-  int64_t blocks = ceil_div(pieces(p), s.planes);
-  for (int i = 0; i < 3; ++i) blocks *= ceil_div(p.out[i], s.tile[i]);
-  return blocks;
-}
-
-std::string refuse_staged(const PoolProblem& p, Pass pass, const PlanOptions&) {
-  if (pass != Pass::fprop) return concat("computes fprop, not ", name_of(pass));
-  if (p.layout != Layout::nchw) return "channels last needs no staging: neighbouring lanes read neighbouring channels";
-  if (auto reason = refuse_size(p); !reason.empty()) return reason;
-  const Staging s = staging_of(p);
-  if (s.bytes > staged_limit)
-    return concat("the input of ", volume(s.tile), " windows takes ", s.bytes, " bytes of shared memory, of ",
-                  staged_limit);
-  if (staged_blocks(p, s) > largest_grid) return "needs more than 2^31 - 1 blocks";
-  return "";
-}
-
-Cost cost_staged(const PoolProblem& p, Pass pass, const PlanOptions&) {
-  const Staging s = staging_of(p);
-  // Rims of neighbouring tiles are read twice, mostly from L2.
-  const double staged = double(staged_blocks(p, s)) * double(s.bytes), once = double(p.x_elements() * size_of(p.dtype));
-  return roofline(p.dtype, {double(staged_blocks(p, s)),
-                            0,
-                            1,
-                            p.bytes(pass) + std::max(0.0, staged - once) / 2,
-                            0,
-                            p.bytes(pass) + std::max(0.0, staged - once),
-                            {pool_threads, pool_staged.count, int(s.bytes)}});
-}
-
-struct StagedPoolRun {
-  PoolProblem problem;
-  StagedPoolParams params;
-  int64_t blocks, bytes;
-  int device;
-
-  void operator()(const PoolArgs& args) const {
-    const device::DeviceScope scope(device);
-    StagedPoolParams now = params;
-    now.pool.src = args.src, now.pool.dst = args.dst, now.pool.offsets = args.offsets, now.pool.indices = args.indices;
-    const bool vectors = problem.in[2] % vector_of(problem.dtype) == 0 && aligned(args.src, 16);
-    now.patch_vectors = params.patch[2] / (vectors ? vector_of(problem.dtype) : 1);
-    now.by_patch[2] = Divisor(now.patch_vectors);
-    auto launch = one_dimensional("pool_staged", blocks, pool_threads, args.stream);
-    launch.shared_bytes = size_t(bytes);
-    name_pool_regions(launch, problem, Pass::fprop, args);
-    visit_dtype(problem.dtype,
-                [&](auto t) { launch_staged_pool<decltype(t)>(is_average(problem), vectors, launch, now); });
-  }
-};
-
-Prepared<PoolProblem> prepare_staged(const PoolProblem& p, Pass pass, const PlanOptions& options) {
-  const Staging s = staging_of(p);
-  StagedPoolParams params{};
-  params.pool = pool_params(p, pass, false);
-  params.planes = int(s.planes);
-  for (int i = 0; i < 3; ++i) {
-    params.tile[i] = int(s.tile[i]), params.patch[i] = int(s.patch[i]);
-    params.by_tile[i] = Divisor(params.tile[i]), params.by_patch[i] = Divisor(params.patch[i]);
-    params.by_tiles[i] = Divisor(ceil_div(p.out[i], s.tile[i]));
-  }
-  Prepared<PoolProblem> prepared;
-  prepared.launch = StagedPoolRun{p, params, staged_blocks(p, s), s.bytes, options.device};
-  prepared.detail = concat("tile ", s.tile[0], "x", s.tile[1], "x", s.tile[2], " of ", s.planes, " planes, grid ",
-                           staged_blocks(p, s), ", ", s.bytes, " bytes shared");
-  return prepared;
+  const double read = double(size_of(p.dtype)) + (pass == Pass::dgrad && !is_average(p) ? p.offset_bytes() : 0);
+  const double reads = double(p.y_elements()) * double(volume(p.window)), e = double(size_of(p.dtype));
+  // What is read again and again comes from L1 or L2, at a price.
+  const double again = pass == Pass::fprop   ? reads * e - double(p.x_elements()) * e
+                       : pass == Pass::dgrad ? (reads - double(p.y_elements())) * read
+                                             : 0;
+  Cost cost = roofline(p.dtype, {double(blocks_of(p, pass, channel_vectors(p))),
+                                 0,
+                                 1,
+                                 p.bytes(pass) * spread * scalar + std::max(0.0, again) / 4,
+                                 0,
+                                 0,
+                                 {pool_threads, registers, 0}});
+  if (pass == Pass::fprop) cost.microseconds += 0.02 * double(volume(p.window));
+  return cost;
 }
 
 }  // namespace
 
+Prepared<PoolProblem> prepare_direct_pool(const PoolProblem& p, Pass pass, const PlanOptions& options) {
+  return prepare_direct(p, pass, options);
+}
+
 std::vector<Kernel<PoolProblem>> direct_pool_kernels() {
-  return {{"pool_staged", "forward, channels first: input patches through shared memory", refuse_staged, cost_staged,
-           prepare_staged},
+  return {staged_pool_kernel(),
+          march_pool_kernel(),
+          global_pool_kernel(),
           {"pool_direct", "any pass and layout: a thread a result, 16 bytes of channels each if channels last",
-           refuse_direct, cost_direct, prepare_direct}};
+           refuse_direct, cost_direct, prepare_direct, rows_first}};
 }
 
 }  // namespace fastconv::planner
