@@ -31,6 +31,9 @@ from .repeats import known
 from .routes import convolve, pool
 from .separable import separable_conv2d as separable_conv2d
 from .transposed import TransposedConvolution
+from .unpooling import max_unpool1d as max_unpool1d
+from .unpooling import max_unpool2d as max_unpool2d
+from .unpooling import max_unpool3d as max_unpool3d
 
 _is_grad_enabled = torch.is_grad_enabled
 _threads = torch.get_num_threads

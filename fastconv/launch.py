@@ -119,6 +119,20 @@ def pool_launch(
     return launch
 
 
+def unpool_launch(
+    plan: Any, device: torch.device, dtype: torch.dtype, shape: Ints, strides: Ints
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """``launch(src, indices) -> dst`` for dense operands."""
+    run, allocate = _runner(plan, device), _allocator(shape, strides, dtype, device)
+
+    def launch(src: Tensor, indices: Tensor) -> Tensor:
+        dst = allocate()
+        run(src.data_ptr(), dst.data_ptr(), 0, indices.data_ptr())
+        return dst
+
+    return launch
+
+
 def max_launch(
     plan: Any,
     device: torch.device,

@@ -215,6 +215,37 @@ class AdaptiveMaxPool3d(torch.nn.AdaptiveMaxPool3d):
     forward = _adaptive_max_forward(functional.adaptive_max_pool3d, torch_functional.adaptive_max_pool3d)
 
 
+def _unpool_forward(unpool: Callable[..., Tensor], torchs: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """torch.nn.MaxUnpool*d.forward. torch.jit.script compiles torch's own function."""
+
+    def forward(self, input: Tensor, indices: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """As torch's: of all sizes that the pooled tensor may have had, ``output_size`` says which."""
+        if torch.jit.is_scripting():
+            return torchs(input, indices, self.kernel_size, self.stride, self.padding, output_size)
+        else:
+            return unpool(input, indices, self.kernel_size, self.stride, self.padding, output_size)
+
+    return forward
+
+
+class MaxUnpool1d(torch.nn.MaxUnpool1d):
+    """torch.nn.MaxUnpool1d: same arguments."""
+
+    forward = _unpool_forward(functional.max_unpool1d, torch_functional.max_unpool1d)
+
+
+class MaxUnpool2d(torch.nn.MaxUnpool2d):
+    """torch.nn.MaxUnpool2d: same arguments."""
+
+    forward = _unpool_forward(functional.max_unpool2d, torch_functional.max_unpool2d)
+
+
+class MaxUnpool3d(torch.nn.MaxUnpool3d):
+    """torch.nn.MaxUnpool3d: same arguments."""
+
+    forward = _unpool_forward(functional.max_unpool3d, torch_functional.max_unpool3d)
+
+
 #: torch's layer -> ours
 LAYERS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
     torch.nn.Conv1d: Conv1d,
@@ -235,6 +266,9 @@ LAYERS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
     torch.nn.AdaptiveMaxPool1d: AdaptiveMaxPool1d,
     torch.nn.AdaptiveMaxPool2d: AdaptiveMaxPool2d,
     torch.nn.AdaptiveMaxPool3d: AdaptiveMaxPool3d,
+    torch.nn.MaxUnpool1d: MaxUnpool1d,
+    torch.nn.MaxUnpool2d: MaxUnpool2d,
+    torch.nn.MaxUnpool3d: MaxUnpool3d,
 }
 
 

@@ -279,6 +279,15 @@ def _pooling(adaptive: bool) -> type[Pooling]:
     return AdaptivePooling if adaptive else Pooling
 
 
+def _max_unpool(rank: int) -> Callable[..., Any]:
+    def route(*args: Any, **kwargs: Any) -> Any:
+        from . import unpooling
+
+        return unpooling.route(rank)(*args, **kwargs)
+
+    return route
+
+
 BY_NAME: dict[str, Callable[..., Any]] = {
     **{f"conv{rank}d": _conv(Convolution, rank) for rank in (1, 2, 3)},
     **{f"conv_transpose{rank}d": _conv(TransposedConvolution, rank) for rank in (1, 2, 3)},
@@ -286,4 +295,5 @@ BY_NAME: dict[str, Callable[..., Any]] = {
     **{f"avg_pool{rank}d": _avg_pool(rank) for rank in (1, 2, 3)},
     **{f"adaptive_max_pool{rank}d": _max_pool(rank, adaptive=True) for rank in (1, 2, 3)},
     **{f"adaptive_avg_pool{rank}d": _avg_pool(rank, adaptive=True) for rank in (1, 2, 3)},
+    **{f"max_unpool{rank}d": _max_unpool(rank) for rank in (1, 2, 3)},
 }

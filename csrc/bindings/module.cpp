@@ -162,6 +162,7 @@ void run_conv(const Plan<ConvProblem>& plan, const Addresses<7>& at) {
 
 void run_pool(const Plan<PoolProblem>& plan, const Addresses<6>& at) {
   require(at[0] && at[1], "run: the operand or the output has no memory");
+  require(at[3] || (plan.pass != Pass::unpool && plan.pass != Pass::pick), "run: unpooling without indices");
   launch(plan, {address<const void>(at[0]), address<void>(at[1]), address<void>(at[2]), address<int64_t>(at[3]),
                 address<void>(at[4]), address<void>(at[5])});
 }
@@ -229,6 +230,7 @@ PYBIND11_MODULE(FASTCONV_MODULE, m) {
         PlanOptions options = conv_options(kernel, workspace_limit, threads, device, bias);
         options.math = parse_math(math), options.pinned = pinned;
         options.residual = residual, options.activation = parse_activation(activation), options.slope = slope;
+        require(parse_pass(pass) < Pass::unpool, "pass_: a convolution has no ", pass);
         require(parse_pass(pass) == Pass::fprop || refuse_epilogue(options).empty(),
                 "pass_: only fprop adds a residual or applies an activation, got ", pass);
         return make_plan(problem, parse_pass(pass), options);

@@ -133,7 +133,7 @@ Rate pool_rate(const PoolProblem& p, Pass pass, Maker maker) {
   const bool narrow = !nchw && p.c < 8;
   if (narrow && maximum && pass == Pass::fprop && maker != Maker::fast) return {8, 0, 3};
   if (maker == Maker::direct) {
-    if (pass == Pass::gather) return {2, 0.08, 0.05};
+    if (pass >= Pass::gather) return {2, 0.08, 0.05};
     if (maximum && pass == Pass::dgrad && !sixteen_bit(p.dtype)) return {2, 0.46, nchw ? 0.1 : 0.16};
     if (maximum && pass == Pass::fprop) return {1.6, 0.04, nchw ? 6.6 : 0.235};
     if (pass == Pass::dgrad) return nchw ? Rate{1.8, 13, 5.5} : Rate{2, 0.28, 0.14};

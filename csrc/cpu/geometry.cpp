@@ -51,7 +51,7 @@ WeightGradient weight_gradient(const ConvProblem& p) {
 Pooling pooling(const PoolProblem& p, Pass pass) {
   Pooling task{};
   task.dtype = p.dtype, task.layout = p.layout, task.n = p.n, task.c = p.c;
-  task.backward = pass == Pass::dgrad;
+  task.backward = pass == Pass::dgrad || pass == Pass::unpool;
   const Strides x = dense_strides(p.layout, p.c, p.in), y = dense_strides(p.layout, p.c, p.out);
   for (int i = 0; i < 3; ++i) {
     task.forward[i] = window_axis(p.in[i], p.out[i], p.window[i], p.stride[i], p.pad[i], p.dilation[i]);

@@ -10,7 +10,8 @@ namespace {
 
 std::string refuse(const PoolProblem& p, Pass pass, const PlanOptions& options) {
   if (pass == Pass::wgrad || pass == Pass::bgrad) return "pooling has no weights";
-  if (p.kind == PoolKind::average && pass == Pass::gather) return "average pooling has no gather pass";
+  if (p.kind == PoolKind::average && pass >= Pass::gather)
+    return concat("average pooling has no ", name_of(pass), " pass");
   if (p.kind == PoolKind::average && (options.offsets || options.indices)) return "average pooling has no winning taps";
   if (volume(p.window) > INT32_MAX) return "a window of more than 2^31 taps";
   return "";
@@ -33,6 +34,8 @@ Work work_for(const PoolProblem& p, Pass pass, const Pooling& task) {
   if (p.kind == PoolKind::average) return {kernels().average_pool, rows};
   if (pass == Pass::fprop) return {kernels().max_pool, rows};
   if (pass == Pass::gather) return {kernels().max_pool_gather, planes};
+  if (pass == Pass::unpool) return {kernels().max_unpool, planes};
+  if (pass == Pass::pick) return {kernels().max_unpool_pick, planes};
   const bool wide = p.dtype == DType::f32 || p.dtype == DType::f64;
   return wide ? Work{kernels().max_pool_scatter, planes} : Work{kernels().max_pool_dgrad, rows};
 }
@@ -41,7 +44,7 @@ Prepared<PoolProblem> prepare(const PoolProblem& p, Pass pass, const PlanOptions
   const int threads = usable_threads(options.threads, cost(p, pass, options).microseconds > kSerialMicroseconds);
   const Pooling task = pooling(p, pass);
   const Work work = work_for(p, pass, task);
-  const bool offsets = options.offsets || pass != Pass::fprop, indices = options.indices;
+  const bool offsets = options.offsets || pass != Pass::fprop, indices = options.indices || pass >= Pass::unpool;
   return {[=](const PoolArgs& args) {
             Pooling run = task;
             run.src = args.src, run.dst = args.dst;
@@ -59,7 +62,7 @@ bool by_channels(const PoolProblem& p) {
 std::string refuse_vector(const PoolProblem& p, Pass pass, const PlanOptions& options) {
   const std::string reason = refuse(p, pass, options);
   if (!reason.empty()) return reason;
-  if (pass == Pass::gather) return "gather reads one element an output, wherever it lies";
+  if (pass >= Pass::gather) return concat(name_of(pass), " moves one element an output, wherever it lies");
   if (p.per[2] > 1 && !by_channels(p)) return "adaptive windows along the rows: their starts are not evenly spaced";
   return refuse_windows(p, pass);
 }

@@ -5,6 +5,7 @@
 #include "kernels/pool_global.h"
 #include "kernels/pool_march.h"
 #include "kernels/pool_staged.h"
+#include "kernels/unpool.h"
 
 namespace fastconv::kernels {
 
@@ -55,6 +56,13 @@ void launch_march_pool(PoolWork work, bool average, const device::Launch& launch
   device::launch(pool_march_backward<T, false>, launch, params);
 }
 
+template <class T>
+void launch_unpool(bool pick, const device::Launch& launch, const UnpoolParams& params) {
+  if (pick) return device::launch(pool_pick<T>, launch, params);
+  if (params.channels > 1) return device::launch(pool_unpool_pixels<T>, launch, params);
+  device::launch(pool_unpool_planes<T>, launch, params);
+}
+
 template <class T, bool Planar, bool Wide>
 void launch_global_of(bool average, const device::Launch& launch, const GlobalPoolParams& params) {
   if (average) return device::launch(pool_global<T, Planar, Wide, true>, launch, params);
@@ -75,6 +83,7 @@ void launch_global_pool(bool average, bool vectors, bool planar, const device::L
   template void launch_pool<T>(PoolWork, bool, bool, const device::Launch&, const PoolParams&);              \
   template void launch_staged_pool<T>(PoolWork, bool, bool, const device::Launch&, const StagedPoolParams&); \
   template void launch_march_pool<T>(PoolWork, bool, const device::Launch&, const MarchPoolParams&);         \
-  template void launch_global_pool<T>(bool, bool, bool, const device::Launch&, const GlobalPoolParams&);
+  template void launch_global_pool<T>(bool, bool, bool, const device::Launch&, const GlobalPoolParams&);     \
+  template void launch_unpool<T>(bool, const device::Launch&, const UnpoolParams&);
 
 }  // namespace fastconv::kernels

@@ -68,6 +68,15 @@ struct GlobalPoolParams {
   Divisor by_lanes, by_groups, by_chunks;
 };
 
+// Unpooling: planes of `large` and of `small` elements, `channels` of them to a piece (channels last) or one.
+struct UnpoolParams {
+  const void* src;
+  void* dst;
+  const int64_t* indices;
+  int64_t pieces, channels;
+  int large, small;
+};
+
 constexpr int pool_threads = 256;
 template <class T>
 constexpr int pool_vector = 16 / int(sizeof(T));
@@ -80,6 +89,8 @@ void launch_pool(PoolWork work, bool average, bool vectors, const device::Launch
 template <class T>
 void launch_staged_pool(PoolWork work, bool average, bool vectors, const device::Launch& launch,
                         const StagedPoolParams& params);
+template <class T>
+void launch_unpool(bool pick, const device::Launch& launch, const UnpoolParams& params);
 template <class T>
 void launch_march_pool(PoolWork work, bool average, const device::Launch& launch, const MarchPoolParams& params);
 template <class T>

@@ -193,7 +193,8 @@ std::vector<Kernel<PoolProblem>> direct_pool_kernels() {
           march_pool_kernel(),
           global_pool_kernel(),
           {"pool_direct", "any pass and layout: a thread a result, 16 bytes of channels each if channels last",
-           refuse_direct, cost_direct, prepare_direct, rows_first}};
+           refuse_direct, cost_direct, prepare_direct, rows_first},
+          unpool_kernel()};
 }
 
 }  // namespace fastconv::planner

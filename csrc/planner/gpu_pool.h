@@ -36,5 +36,6 @@ inline void set_addresses(kernels::PoolParams& params, const PoolArgs& args) {
 Kernel<PoolProblem> staged_pool_kernel();
 Kernel<PoolProblem> march_pool_kernel();
 Kernel<PoolProblem> global_pool_kernel();
+Kernel<PoolProblem> unpool_kernel();
 
 }  // namespace fastconv::planner

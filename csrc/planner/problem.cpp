@@ -135,6 +135,7 @@ double PoolProblem::flops(Pass) const { return double(y_elements()) * double(vol
 
 double PoolProblem::bytes(Pass pass) const {
   const double tensors = double((x_elements() + y_elements()) * size_of(dtype));
+  if (pass == Pass::unpool || pass == Pass::pick) return tensors + double(y_elements()) * 8;
   const bool reads_offsets = kind == PoolKind::max && pass != Pass::fprop;
   return tensors + (reads_offsets ? double(y_elements() * offset_bytes()) : 0.0);
 }
@@ -150,7 +151,7 @@ std::string PoolProblem::describe() const {
 const char* name_of(Layout layout) { return layout == Layout::nchw ? "nchw" : "nhwc"; }
 
 const char* name_of(Pass pass) {
-  constexpr const char* names[] = {"fprop", "dgrad", "wgrad", "bgrad", "gather"};
+  constexpr const char* names[] = {"fprop", "dgrad", "wgrad", "bgrad", "gather", "unpool", "pick"};
   return names[int(pass)];
 }
 
@@ -169,7 +170,8 @@ const char* name_of(Activation activation) {
 Layout parse_layout(const std::string& name) { return parse_name(name, {Layout::nchw, Layout::nhwc}, "layout"); }
 
 Pass parse_pass(const std::string& name) {
-  return parse_name(name, {Pass::fprop, Pass::dgrad, Pass::wgrad, Pass::bgrad, Pass::gather}, "pass");
+  using enum Pass;
+  return parse_name(name, {fprop, dgrad, wgrad, bgrad, gather, unpool, pick}, "pass");
 }
 
 PoolKind parse_pool_kind(const std::string& name) {

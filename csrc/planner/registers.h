@@ -37,10 +37,11 @@ constexpr Registers igemm_narrow_x3[] = {{"igemm_gather<.*, 2, .*WarpTiling<64, 
                                          {"igemm_wgrad<.*, 2, .*WarpTiling<64, 64,[^>]*>, [24]", 168}};
 constexpr Registers depthwise_gather = {"depthwise<", 72}, depthwise_wgrad = {"depthwise_wgrad<", 144};
 constexpr Registers depthwise_tiled = {"depthwise_tiled<", 96};
-constexpr Registers pool_forward = {"pool_forward<", 128}, pool_backward = {"pool_backward<", 120};
-constexpr Registers pool_gather = {"pool_gather<", 48}, pool_global = {"pool_global<", 64};
-constexpr Registers pool_staged = {"pool_staged<", 64}, pool_staged_backward = {"pool_staged_backward<", 64};
-constexpr Registers pool_march = {"pool_march<", 104}, pool_march_backward = {"pool_march_backward<", 72};
+constexpr Registers pool_forward = {"pool_forward<", 128}, pool_backward = {"pool_backward<", 104};
+constexpr Registers pool_gather = {"pool_gather<", 56}, pool_global = {"pool_global<", 56};
+constexpr Registers pool_staged = {"pool_staged<", 64}, pool_staged_backward = {"pool_staged_backward<", 72};
+constexpr Registers pool_march = {"pool_march<", 96}, pool_march_backward = {"pool_march_backward<", 88};
+constexpr Registers pool_unpool = {"pool_unpool_", 64}, pool_pick = {"pool_pick<", 24};
 constexpr Registers bias_sum = {"bias_sum<", 56};
 
 constexpr int igemm_registers(kernels::IgemmTile tile, Pass pass, Math math, bool narrow) {

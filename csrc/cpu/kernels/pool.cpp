@@ -182,6 +182,21 @@ void for_planes(const void* context, int64_t begin, int64_t end, Visit visit) {
   });
 }
 
+// Calls visit(element of the small tensor, element of the large one) for a task's outputs, in order: unpooling.
+template <class Visit>
+void for_indices(const Pooling& p, const Strides& small, int64_t n, int64_t c, int64_t channels, Visit visit) {
+  const int64_t outputs = extent(p.forward), plane = p.forward[0].in * p.forward[1].in * p.forward[2].in;
+  const int64_t pixel = p.layout == Layout::nchw ? 1 : p.c, each = p.layout == Layout::nchw ? 1 : channels;
+  const int64_t* indices = p.indices + n * small.n + c * small.c;
+  for (int64_t o = 0; o < outputs; ++o) {
+    for (int64_t i = 0; i < each; ++i) {
+      const int64_t index = indices[o * pixel + i];
+      require(index >= 0 && index < plane, "indices: expected places in a plane of ", plane, " elements, got ", index);
+      visit(o * pixel + i, index * pixel + i);
+    }
+  }
+}
+
 template <class A>
 A divisor(const Pooling& p, int64_t d, int64_t h, int64_t w) {
   if (p.divisor_override) return A(p.divisor_override);
@@ -260,6 +275,27 @@ void max_pool_gather(const void* context, int64_t begin, int64_t end) {
                p.offset_bytes == 1 ? gather_planes<T, uint8_t>(p, n, c, channels, place)
                                    : gather_planes<T, int32_t>(p, n, c, channels, place);
              });
+}
+
+void max_unpool(const void* context, int64_t begin, int64_t end) {
+  for_planes(context, begin, end, [](auto type, const Pooling& p, int64_t n, int64_t c, int64_t channels, int64_t*) {
+    using T = decltype(type);
+    const Strides &small = p.src_strides, &large = p.dst_strides;
+    const T* src = static_cast<const T*>(p.src) + n * small.n + c * small.c;
+    T* dst = static_cast<T*>(p.dst) + n * large.n + c * large.c;
+    clear_planes(p, p.forward[0].in * p.forward[1].in * p.forward[2].in, dst, channels);
+    for_indices(p, small, n, c, channels, [&](int64_t from, int64_t to) { dst[to] = src[from]; });
+  });
+}
+
+void max_unpool_pick(const void* context, int64_t begin, int64_t end) {
+  for_planes(context, begin, end, [](auto type, const Pooling& p, int64_t n, int64_t c, int64_t channels, int64_t*) {
+    using T = decltype(type);
+    const Strides &small = p.dst_strides, &large = p.src_strides;
+    const T* src = static_cast<const T*>(p.src) + n * large.n + c * large.c;
+    T* dst = static_cast<T*>(p.dst) + n * small.n + c * small.c;
+    for_indices(p, small, n, c, channels, [&](int64_t to, int64_t from) { dst[to] = src[from]; });
+  });
 }
 
 void average_pool(const void* context, int64_t begin, int64_t end) {

@@ -28,6 +28,8 @@ const Kernels table{
     .max_pool_dgrad = max_pool_dgrad,
     .max_pool_scatter = max_pool_scatter,
     .max_pool_gather = max_pool_gather,
+    .max_unpool = max_unpool,
+    .max_unpool_pick = max_unpool_pick,
     .average_pool = average_pool,
     .max_pool_channels = max_pool_channels,
     .max_pool_rows = max_pool_rows,

@@ -29,6 +29,8 @@ struct Kernels {
   Task max_pool_dgrad;
   Task max_pool_scatter;  // Pooling; a task is one plane, or kPoolChannels of them in NHWC
   Task max_pool_gather;   // likewise
+  Task max_unpool;        // likewise
+  Task max_unpool_pick;
   Task average_pool;
   Task max_pool_channels;  // WindowPooling, fprop and dgrad; a task is one row
   Task max_pool_rows;      // a task is a band

@@ -58,7 +58,8 @@ struct ConvArgs {
 };
 
 // src is x, gy or ggx; dst is y, gx or ggy. `offsets` (uint8 or int32, as PoolProblem::offset_bytes says) is written by
-// max fprop and read by max dgrad and gather; `indices` (int64) is only written. Both have y's shape and layout.
+// max fprop and read by max dgrad and gather; `indices` (int64) are written by max fprop and read by unpool and pick.
+// Both have y's shape and layout.
 struct PoolArgs {
   const void* src = nullptr;
   void* dst = nullptr;
