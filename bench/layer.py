@@ -11,13 +11,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Layer:
-    """A square 2-D layer: a convolution, or a pooling where ``k`` is 0.
+    """A square 2-D layer: a convolution, or a pooling where ``k`` is 0; ``kernel`` is an adaptive one's output size.
 
     ``n`` is the batch on the CPU, ``n_gpu`` the one on a GPU, which needs more work to fill it.
     """
 
     name: str
-    kind: str  # conv, max or average
+    kind: str  # conv, max, average, adaptive max or adaptive average
     n: int
     n_gpu: int
     c: int
@@ -33,19 +33,23 @@ class Layer:
     @property
     def function(self) -> str:
         """The name of the function in torch.nn.functional and fastconv.functional."""
-        return {"conv": "conv2d", "max": "max_pool2d", "average": "avg_pool2d"}[self.kind]
+        pool = {"max": "max_pool2d", "average": "avg_pool2d"}.get(self.kind.removeprefix("adaptive "), "conv2d")
+        return f"adaptive_{pool}" if self.kind.startswith("adaptive") else pool
 
     @property
     def arguments(self) -> tuple[Any, ...]:
         """What the function takes after its tensors."""
         if self.kind == "conv":
             return *([] if self.bias else [None]), self.stride, self.padding, self.dilation, self.groups
+        if self.kind.startswith("adaptive"):
+            return (self.kernel,)
         return self.kernel, self.stride, self.padding, *([self.dilation] if self.kind == "max" else [])
 
     @property
     def shape(self) -> str:
         """In one line, for tables."""
-        parts = [f"{self.n}×{self.c}×{self.size}²", f"{self.kernel}×{self.kernel}"]
+        window = f"→{self.kernel}²" if self.kind.startswith("adaptive") else f"{self.kernel}×{self.kernel}"
+        parts = [f"{self.n}×{self.c}×{self.size}²", window]
         parts += [f"→{self.k}"] if self.k else []
         optional = {"/": self.stride, " dilation ": self.dilation, " groups ": self.groups}
         options = "".join(f"{name}{value}" for name, value in optional.items() if value != 1)

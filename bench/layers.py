@@ -34,6 +34,23 @@ QUICK = (
     Layer("avg-pool 3×3", "average", 8, 64, 64, 56, 3, 1, 1),
 )
 
+POOLING = (
+    Layer("ResNet-50 max 3×3/2", "max", 8, 64, 64, 112, 3, 2, 1),
+    Layer("VGG-16 max 2×2/2", "max", 4, 64, 128, 112, 2, 2),
+    Layer("Inception max 3×3/1", "max", 8, 64, 192, 28, 3, 1, 1),
+    Layer("SPPF max 5×5/1", "max", 8, 64, 256, 20, 5, 1, 2),
+    Layer("SPP max 13×13/1", "max", 8, 64, 256, 20, 13, 1, 6),
+    Layer("DenseNet-121 avg 2×2/2", "average", 8, 64, 128, 56, 2, 2),
+    Layer("Inception avg 3×3/1", "average", 8, 64, 192, 35, 3, 1, 1),
+    Layer("ResNet-50 avg to 1", "adaptive average", 16, 64, 2048, 7, 1),
+    Layer("SE avg to 1", "adaptive average", 8, 64, 96, 56, 1),
+    Layer("VGG-16 avg to 7", "adaptive average", 16, 64, 512, 14, 7),
+    Layer("PSPNet avg to 6", "adaptive average", 2, 16, 512, 60, 6),
+    Layer("AlexNet avg 13 to 6", "adaptive average", 16, 64, 256, 13, 6),
+    Layer("max 13 to 6", "adaptive max", 16, 64, 256, 13, 6),
+    Layer("max to 1", "adaptive max", 16, 64, 512, 14, 1),
+)
+
 _NETWORKS = {name.lower(): (*layers, *POOL_NETWORKS.get(name, ())) for name, layers in CONV_NETWORKS.items()}
 # Of all networks: one filter a channel; groups of several channels. A layer of two networks counts once.
 _GROUPED = tuple(dict.fromkeys(layer for layers in CONV_NETWORKS.values() for layer in layers if layer.groups > 1))
@@ -41,7 +58,7 @@ _FAMILIES = {
     "depthwise": tuple(layer for layer in _GROUPED if layer.groups == layer.c),
     "grouped": tuple(layer for layer in _GROUPED if layer.groups < layer.c),
 }
-SUITES: dict[str, tuple[Layer, ...]] = {"quick": QUICK, **_NETWORKS, **_FAMILIES}
+SUITES: dict[str, tuple[Layer, ...]] = {"quick": QUICK, "pooling": POOLING, **_NETWORKS, **_FAMILIES}
 
 
 def select(suite: str, pattern: str = "") -> list[Layer]:

@@ -5,6 +5,7 @@
 
 #include "cpu/band.h"
 #include "cpu/parallel.h"
+#include "cpu/windows.h"
 
 namespace fastconv::cpu {
 namespace {
@@ -127,6 +128,16 @@ Rate pool_rows_rate(const PoolProblem& p, Pass pass) {
   return forward ? Rate{1.7, 0.2 + each, 0.06} : Rate{1.7, 0.3 + each, 0.06};
 }
 
+// Whole planes (cpu/windows.h): per element and per plane; narrow rows fill no vector.
+Rate pool_planes_rate(const PoolProblem& p, Pass pass) {
+  const double elements = double(p.x_elements() + p.y_elements()), rows = double(p.n * p.c * p.in[0] * p.in[1]);
+  const bool one_run = volume(p.out) == 1;
+  const double windows = double(p.y_elements()) * 6 / elements;
+  if (pass == Pass::fprop && one_run) return {1.7, 0.085 + 18 * double(p.n * p.c) / elements, 0};
+  if (pass == Pass::fprop) return {1.7, 0.1 + windows + 4 * rows / elements, 0};
+  return {1.7, 0.2 + windows + (6 * rows + double(p.n * p.c) * 1.5 * double(p.out[1] * p.in[2])) / elements, 0};
+}
+
 Rate pool_rate(const PoolProblem& p, Pass pass, Maker maker) {
   const bool nchw = p.layout == Layout::nchw, maximum = p.kind == PoolKind::max;
   // Channels too few for a vector: both loops over them are scalar.
@@ -134,15 +145,23 @@ Rate pool_rate(const PoolProblem& p, Pass pass, Maker maker) {
   if (narrow && maximum && pass == Pass::fprop && maker != Maker::fast) return {8, 0, 3};
   if (maker == Maker::direct) {
     if (pass >= Pass::gather) return {2, 0.08, 0.05};
-    if (maximum && pass == Pass::dgrad && !sixteen_bit(p.dtype)) return {2, 0.46, nchw ? 0.1 : 0.16};
+    // A scatter: of each output once, whatever the window.
+    if (maximum && pass == Pass::dgrad && !sixteen_bit(p.dtype))
+      return {2, 0.35 + 1.9 * double(p.y_elements()) / double(p.x_elements() + p.y_elements()), 0};
     if (maximum && pass == Pass::fprop) return {1.6, 0.04, nchw ? 6.6 : 0.235};
     if (pass == Pass::dgrad) return nchw ? Rate{1.8, 13, 5.5} : Rate{2, 0.28, 0.14};
     return nchw ? Rate{1.8, 1, 3.8} : Rate{2, 0.12, 0.1};
   }
   if (maker == Maker::fast) {
+    if (by_whole_planes(p)) return pool_planes_rate(p, pass);
+    if (nchw && maximum && p.out[2] == 1) return {1.7, 3.2, 0};  // a lane a plane, or none at all
     if (nchw || narrow) return pool_rows_rate(p, pass);
-    if (maximum) return pass == Pass::fprop ? Rate{2, 0.16, 0.055} : Rate{2, 0.25, 0.056};
+    if (maximum) return pass == Pass::fprop ? Rate{2, 0.16, 0.055} : Rate{2, 0.25, 0.08};
     return pass == Pass::fprop ? Rate{2, 0.16, 0.045} : Rate{2, 0.26, 0.04};
+  }
+  if (nchw && pass == Pass::fprop && volume(p.out) == 1) {  // its sum, and its adaptive maximum
+    if (maximum) return {6, 0, 1.4};
+    return {3, 0.095 + 4 * double(p.n * p.c) / double(p.x_elements() + p.y_elements()), 0};
   }
   if (maximum && pass == Pass::fprop) return nchw ? Rate{6, 0, 2.9} : Rate{8, 0.057, 0.186};
   if (maximum) return {8, nchw ? 0.18 : 0.21, 0.046};

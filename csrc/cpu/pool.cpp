@@ -63,7 +63,8 @@ std::string refuse_vector(const PoolProblem& p, Pass pass, const PlanOptions& op
   const std::string reason = refuse(p, pass, options);
   if (!reason.empty()) return reason;
   if (pass >= Pass::gather) return concat(name_of(pass), " moves one element an output, wherever it lies");
-  if (p.per[2] > 1 && !by_channels(p)) return "adaptive windows along the rows: their starts are not evenly spaced";
+  if (p.per[2] > 1 && !by_channels(p) && !by_whole_planes(p))
+    return "adaptive windows along the rows: their starts are not evenly spaced";
   return refuse_windows(p, pass);
 }
 
@@ -78,8 +79,10 @@ Prepared<PoolProblem> prepare_vector(const PoolProblem& p, Pass pass, const Plan
                               : (channels ? kernels().average_pool_channels : kernels().average_pool_rows);
   const WindowPooling& task = plan->pooling();
   const AxisMap(&axis)[3] = task.problem.axis;
-  const int64_t tasks =
-      axis[0].out * (channels ? task.planes * axis[1].out : (task.planes + task.group - 1) / task.group * task.bands);
+  const int64_t tasks = task.whole_planes
+                            ? task.planes
+                            : axis[0].out * (channels ? task.planes * axis[1].out
+                                                      : (task.planes + task.group - 1) / task.group * task.bands);
   const bool offsets = options.offsets || pass == Pass::dgrad, indices = options.indices;
   const int threads = usable_threads(options.threads, vector_cost(p, pass, options).microseconds > kSerialMicroseconds);
   return {[=](const PoolArgs& args) {
@@ -91,7 +94,9 @@ Prepared<PoolProblem> prepare_vector(const PoolProblem& p, Pass pass, const Plan
           },
           0,
           concat(threads, " thread", threads == 1 ? "" : "s", ", ", tasks,
-                 channels ? " rows of vectors of channels" : " bands of vectors along the rows")};
+                 task.whole_planes ? " planes"
+                 : channels        ? " rows of vectors of channels"
+                                   : " bands of vectors along the rows")};
 }
 
 }  // namespace

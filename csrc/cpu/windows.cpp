@@ -37,6 +37,8 @@ WindowPlan::WindowPlan(const PoolProblem& problem, Pass pass) {
         places_.push_back((t * forward[0].step * forward[1].in + r * forward[1].step) * forward[2].in +
                           s * forward[2].step);
   pooling_.places = places_.data();
+  pooling_.whole_planes = by_whole_planes(problem);
+  if (pooling_.whole_planes) return;
   if (!p.axis[2].adaptive) make_lines();
   // dgrad of max keeps the offsets beside the gradients: twice the bytes.
   make_bands(accumulator_size(p.dtype) * (problem.kind == PoolKind::max && p.backward ? 2 : 1));
@@ -114,6 +116,12 @@ void WindowPlan::make_bands(int64_t bytes) {
   q.bands = ceil_div(height.out, q.height);
   q.height = ceil_div(height.out, q.bands);
   q.rows = rows_of(q.height);
+}
+
+bool by_whole_planes(const PoolProblem& problem) {
+  const bool large = problem.is_adaptive() || problem.out[2] == 1 || volume(problem.window) >= 25;
+  return large && problem.kind == PoolKind::average && problem.layout == Layout::nchw && problem.pad == Axes{0, 0, 0} &&
+         !problem.ceil_mode;
 }
 
 std::string refuse_windows(const PoolProblem& problem, Pass pass) {

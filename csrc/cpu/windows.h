@@ -40,6 +40,7 @@ struct WindowPooling {
   int64_t planes, pixel;
   AxisWindows axis[3];
   const int64_t* places;  // tap -> pixels from a window's first tap
+  bool whole_planes;      // a task is a plane (kernels/pool_planes.h): lines and bands mean nothing
 
   // Of pool_rows.
   int64_t group;          // planes side by side
@@ -70,6 +71,9 @@ class WindowPlan {
   std::vector<LinePhase> phases_;
   std::vector<LineTap> line_taps_;
 };
+
+// Averages of planes by windows large or uneven enough that rows are better added up before columns.
+bool by_whole_planes(const PoolProblem& problem);
 
 // Empty, or why not: axes so long, or rows of windows so large, that tables and scratch would not stay in cache.
 std::string refuse_windows(const PoolProblem& problem, Pass pass);

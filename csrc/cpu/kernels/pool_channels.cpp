@@ -89,6 +89,21 @@ inline __attribute__((always_inline)) void won_pixel(const WindowPooling& q, con
     store_as<T, A>(static_cast<T*>(q.problem.dst) + row.output + w * q.pixel + c + v * lanes<A>, sum[v]);
 }
 
+// Rows by themselves: two short sums are more accurate than a long one.
+template <class T, int V, class A>
+inline __attribute__((always_inline)) void add_rows(const WindowPooling& q, const OutputRow& row, const Span& span,
+                                                    const T* source, vec<A> (&sum)[V]) {
+  const int64_t step = q.axis[2].source_step * q.pixel;
+  for (int64_t i = 0; i < row.count; ++i) {
+    vec<A> part[V] = {};
+    for (int64_t j = 0, at = row.taps[i].at + span.source * q.pixel; j < span.count; ++j, at += step) {
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) part[v] += load_as<A>(source + at + v * lanes<A>);
+    }
+    for (int v = 0; v < V; ++v) sum[v] += part[v];
+  }
+}
+
 // Of average, both ways. Where the windows that dgrad reads are all of one size it divides once, too.
 template <class T, int V>
 inline __attribute__((always_inline)) void average_pixel(const WindowPooling& q, const OutputRow& row, bool alike,
@@ -102,10 +117,14 @@ inline __attribute__((always_inline)) void average_pixel(const WindowPooling& q,
   if (p.backward && (!row.count || !span.count)) {
     // a pixel that no window covers
   } else if (!p.backward || p.divisor_override || (alike && span.alike)) {
-    for_taps(q, row, span, [&](int64_t at, int64_t, const TapRow&) {
+    if (row.count * span.count <= 32) {
+      for_taps(q, row, span, [&](int64_t at, int64_t, const TapRow&) {
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) sum[v] += load_as<A>(source + at + v * lanes<A>);
-    });
+        for (int v = 0; v < V; ++v) sum[v] += load_as<A>(source + at + v * lanes<A>);
+      });
+    } else {
+      add_rows<T, V, A>(q, row, span, source, sum);
+    }
     const int64_t rows = p.backward ? row.taps[0].covered : q.axis[0].covered[row.d] * q.axis[1].covered[row.h];
     share = share_of<A>(p, rows * q.axis[2].covered[p.backward ? span.source : w]);
   } else {

@@ -1,5 +1,8 @@
 // Pooling with vectors along the rows, for pixels shorter than a vector: NCHW, and NHWC of few channels
 // (cpu/windows.h). A task is a band of output rows of a group of planes.
+#include <algorithm>
+
+#include "cpu/kernels/pool_planes.h"
 #include "cpu/kernels/pool_vectors.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
@@ -349,6 +352,7 @@ void max_pool_rows(const void* context, int64_t begin, int64_t end) {
 }
 
 void average_pool_rows(const void* context, int64_t begin, int64_t end) {
+  if (static_cast<const WindowPooling*>(context)->whole_planes) return average_pool_planes(context, begin, end);
   for_bands(context, begin, end, false, [](auto type, const WindowPooling& q, const Band& b, const auto& m) {
     average_band<decltype(type)>(q, b, m);
   });
