@@ -184,7 +184,7 @@ def test_refusals_say_why(driver: Driver) -> None:
         return {c.kernel: c.reason for c in plan.candidates if not c.accepted}
 
     small, wide = pool("small", "max", 1, 2, (4, 4), 2), pool("wide", "max", 1, 1, (400, 400), 200)
-    assert set(reasons(small, "fprop", "nchw")) == {"pool_march", "pool_global"}
+    assert set(reasons(small, "fprop", "nchw")) == {"pool_march", "pool_global", "unpool"}
     assert "channels first" in reasons(small, "fprop", "nhwc")["pool_staged"]
     assert reasons(small, "fprop", "nhwc")["pool_march"] == "needs channels in multiples of 4"
     assert "the whole plane" in reasons(small, "fprop", "nchw")["pool_global"]
