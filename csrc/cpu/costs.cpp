@@ -40,14 +40,17 @@ Rate depthwise_rate(const ConvProblem& p, Pass pass) {
     const double row = 1 / double(p.out[2]);  // what comes before the first pixel of a row
     // Outputs at a border are summed one by one: three times as long.
     const double border = std::min(1.0, double(p.filter[2] - 1) / double(p.in[2]));
-    const double edges = 1 + 2 * border;
+    const double edges = (1 + 2 * border) * (p.dilation[2] > 1 ? 1.3 : 1);  // taps apart share no loads
     if (pass == Pass::fprop) return strided ? Rate{3, 0.12, 0.04 * edges} : Rate{3, 0.15, 0.038 * edges};
     if (pass == Pass::dgrad) return strided ? Rate{3, 0.25 + 1.5 * row, 0.06} : Rate{3, 0.15 + row, 0.038 * edges};
     return {3, 0.1 + 2.2 * row, strided ? 0.1 : 0.077};
   }
   const double planes = double(p.n * p.k) / double(p.x_elements() + p.y_elements());
-  if (pass == Pass::fprop) return strided ? Rate{3, 0.21 + 148 * planes, 0.073} : Rate{3, 0.3 + 84 * planes, 0.035};
-  if (pass == Pass::dgrad) return strided ? Rate{3, 0.52 + 168 * planes, 0.078} : Rate{3, 0.28 + 117 * planes, 0.038};
+  const bool large = p.filter[2] >= 7;  // three filter rows share what they load
+  if (pass == Pass::fprop)
+    return strided ? Rate{3, 0.21 + 148 * planes, 0.073} : Rate{3, 0.3 + 84 * planes, large ? 0.028 : 0.035};
+  if (pass == Pass::dgrad)
+    return strided ? Rate{3, 0.52 + 168 * planes, 0.078} : Rate{3, 0.28 + 117 * planes, large ? 0.028 : 0.038};
   return strided ? Rate{3, 0.35 + 150 * planes, 0.106} : Rate{3, 0.22 + 60 * planes, 0.055};
 }
 
@@ -67,6 +70,7 @@ Rate interleaved_rate(const ConvProblem& p) {
 Rate blocked_rate(const ConvProblem& p, Pass pass) {
   const int64_t lanes = pass == Pass::dgrad ? p.c_per_group() : p.k_per_group();
   const double packing = 0.5 * filled(lanes) / double(p.n * volume(p.out));
+  if (pass == Pass::wgrad && p.groups == 1 && lanes > 8) return {4, 0.3, 0.04 * filled(lanes) + packing};
   const double tap = lanes <= 4   ? 0.5 / double(lanes)
                      : lanes <= 8 ? (pass == Pass::wgrad ? 0.28 : 0.36) / double(lanes)
                                   : 0.032 * filled(lanes);
@@ -95,6 +99,7 @@ Rate aten_conv_rate(const ConvProblem& p, Pass pass, bool depthwise) {
     if (pass == Pass::fprop) return {8, k < 8 ? 1.7 : 0.3, 0.028 * grouped * 8 / k};
     if (pass == Pass::wgrad && p.c == 1) return {18, 0, nchw ? 0.3 : 0.048};
     const double tap = 0.028 * grouped * 64 / (c * k);
+    if (pass == Pass::wgrad && p.groups == 1 && c <= 4 && k == 8) return {18, 0.3, nchw ? 0.04 : 0.05};  // first layers
     if (pass == Pass::wgrad) return {18, few ? 2.8 : 0.6, tap};
     if (few) return {18, p.groups == 1 ? 1.3 : nchw ? 2.8 : 0.6, tap};
     return {18, !nchw ? 0.75 : strided ? 2.5 : 0.6, 0.0215};

@@ -63,8 +63,16 @@ void add_row(Tile<A> t, int64_t length, int64_t vectors) {
     for (int64_t i = 0; i < length; i += by, u.x += by * t.step, u.out += by * t.out_step) kernel(u);
   };
   int64_t v = 0;
+  // Of the tiles, the one that computes least past the end of the row.
+  const auto cost = [&](int64_t by) { return (length + by - 1) / by * (2 * by + 1); };
   for (; v + kPair <= vectors; v += kPair, t.weights += kPair * lanes<A>, t.out += kPair * lanes<A>)
-    kPair == 2 && length % 6 != 1 ? outputs(add_products<A, 6, kPair>, 6) : outputs(add_products<A, 4, kPair>, 4);
+    if (cost(6) <= cost(5) && cost(6) <= cost(4)) {
+      outputs(add_products<A, 6, kPair>, 6);
+    } else if (cost(5) <= cost(4)) {
+      outputs(add_products<A, 5, kPair>, 5);
+    } else {
+      outputs(add_products<A, 4, kPair>, 4);
+    }
   for (; v < vectors; ++v, t.weights += lanes<A>, t.out += lanes<A>)
     length > 4 ? outputs(add_products<A, 8, 1>, 8) : outputs(add_products<A, 4, 1>, 4);
 }
