@@ -51,18 +51,20 @@ Rate depthwise_rate(const ConvProblem& p, Pass pass) {
     return strided ? Rate{3, 0.21 + 148 * planes, 0.073} : Rate{3, 0.3 + 84 * planes, large ? 0.028 : 0.035};
   if (pass == Pass::dgrad)
     return strided ? Rate{3, 0.52 + 168 * planes, 0.078} : Rate{3, 0.28 + 117 * planes, large ? 0.028 : 0.038};
-  return strided ? Rate{3, 0.35 + 150 * planes, 0.106} : Rate{3, 0.22 + 60 * planes, 0.055};
+  return strided ? Rate{3, 0.35 + 150 * planes, 0.106} : Rate{3, 0.22 + 60 * planes, large ? 0.042 : 0.055};
 }
 
 // What is copied: both tensors, transposed in NCHW, and the padding. In NHWC a block is a cache line or two of each
 // pixel, which costs more where the tensors come from beyond the caches.
-Rate interleaved_rate(const ConvProblem& p) {
+Rate interleaved_rate(const ConvProblem& p, Pass pass) {
   const double elements = double(p.x_elements() + p.y_elements());
   const double rows = double(p.in[1] + p.pad_lo[1] + p.pad_hi[1]), row = double(p.in[2] + p.pad_lo[2] + p.pad_hi[2]);
   const double padded = double(p.n * p.c) * rows * row / elements;
+  // wgrad reads its band again for every few taps: a wide one from L2.
+  const double again = pass == Pass::wgrad && volume(p.filter) > 128 ? 0.0002 * double(p.out[2]) : 0;
   const bool far = p.layout == Layout::nhwc && elements > 1.2e6;
   const double plane = p.layout == Layout::nchw ? 25 * double(p.n * p.c) / elements : 0;
-  return {3, 0.18 + 0.05 * padded + plane + (far ? 0.2 : 0), 0.033 * filled(p.c)};
+  return {3, 0.18 + 0.05 * padded + plane + (far ? 0.2 : 0), (0.033 + again) * filled(p.c)};
 }
 
 // Lanes are output channels, sixteen at a time, or eight; packing takes half a nanosecond a weight, counted per tap of
@@ -190,7 +192,7 @@ Cost conv_cost(const ConvProblem& p, Pass pass, const PlanOptions& options, Make
   const Rate rate = maker == Maker::aten          ? aten_conv_rate(p, pass, depthwise)
                     : maker == Maker::direct      ? direct_conv_rate(p, pass)
                     : maker == Maker::blocked     ? blocked_rate(p, pass)
-                    : maker == Maker::interleaved ? interleaved_rate(p)
+                    : maker == Maker::interleaved ? interleaved_rate(p, pass)
                                                   : depthwise_rate(p, pass);
   return total(rate, elements, taps, dtype_factor(p.dtype, maker, depthwise), p.flops(pass), p.bytes(pass), options);
 }
