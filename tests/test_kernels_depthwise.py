@@ -24,7 +24,8 @@ from fastconv import _emulator
 from fastconv.testing import assert_close_to_float64
 
 KERNEL = "depthwise_tiled"
-PASSES = ("fprop", "dgrad")
+GATHERS = ("fprop", "dgrad")
+PASSES = (*GATHERS, "wgrad")
 FLOATS = ("float32", "float16", "bfloat16")
 
 
@@ -81,9 +82,10 @@ def assert_exact(driver: Driver, case: ConvCase, dtype: str) -> None:
             if KERNEL not in driver.kernels(case, pass_, dtype, layout):
                 assert "strides of 1 and 2" in refusal(driver, case, pass_, dtype, layout)
                 continue
-            for offset in (0, 1):
-                result = driver.conv(case, pass_, operands, layout, KERNEL, offset)
-                assert torch.equal(result, exact), (pass_, layout, offset)
+            # wgrad: in slices, and in one.
+            for offset, limit in ((0, -1), (1, -1), (0, 0)) if pass_ == "wgrad" else ((0, -1), (1, -1)):
+                result = driver.conv(case, pass_, operands, layout, KERNEL, offset, workspace_limit=limit)
+                assert torch.equal(result, exact), (pass_, layout, offset, limit)
 
 
 def refusal(driver: Driver, case: ConvCase, pass_: str, dtype: str, layout: str) -> str:
@@ -124,7 +126,7 @@ def test_few_of_a_huge_problem_are_cut_as_all_of_it(driver: Driver) -> None:
         many = depthwise("many", 40, c, (size, size), filter, stride, filter // 2)
         few = replace(many, n=1)
         operands = conv_operands(few, "float16", integers=True)
-        for pass_ in PASSES:
+        for pass_ in GATHERS:
             exact = conv_oracle(few, pass_, operands.double()).half()
             source = operands.x if pass_ == "fprop" else operands.gy
             for layout in LAYOUTS:
@@ -192,7 +194,7 @@ def test_nothing_but_what_is_there_is_multiplied(driver: Driver) -> None:
         x, gy = operands.x.clone(), operands.gy.clone()
         x[0, 1, 4, 5] = gy[0, 1, 2, 3] = float("inf")
         operands = ConvOperands(x, operands.w.abs() + 1, operands.bias, gy)
-        for pass_ in PASSES:
+        for pass_ in GATHERS:
             exact = conv_oracle(case, pass_, operands.double()).float()
             assert exact.isinf().any()
             for layout in LAYOUTS:
@@ -204,7 +206,7 @@ def test_a_sample_does_not_depend_on_its_batch(driver: Driver, layout: str) -> N
     """Bit for bit, however the batch is cut up."""
     case = depthwise("batch", 40, 9, (15, 9), 5, 1, 2)
     operands = conv_operands(case, "float32")
-    for pass_ in PASSES:
+    for pass_ in GATHERS:
         together = driver.conv(case, pass_, operands, layout, KERNEL)
         plans = {driver.conv_plan(replace(case, n=n), pass_, "float32", layout, KERNEL).detail for n in (1, 40)}
         assert len(plans) == 2
@@ -234,8 +236,32 @@ def test_every_schedule(driver: Driver, settings: dict[str, object]) -> None:
         ):
             for dtype in ("float32", "float16"):
                 assert_exact(driver, case, dtype)
+        assert_exact(driver, depthwise("sliced", 5, 3, (17, 19), 5, 1, 2), "float16")
     finally:
         driver.module.configure(**before)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_weight_gradient_in_slices(driver: Driver, layout: str) -> None:
+    """Many tiles, several a slice; the same bits every time; random values, as close as torch's."""
+    case = depthwise("slices", 9, 5, (33, 35), 5, 1, 2)
+    operands = conv_operands(case, "float32")
+    plan = driver.conv_plan(case, "wgrad", "float32", layout, KERNEL)
+    slices, tiles = int(found(plan, r"(\d+) slices")), int(found(plan, r"slices of (\d+) tiles"))
+    assert slices > 1 and plan.workspace_bytes == slices * case.c * 25 * 4
+    one = driver.conv_plan(case, "wgrad", "float32", layout, KERNEL, workspace_limit=0)
+    assert one.workspace_bytes == 0 and int(found(one, r"slices of (\d+) tiles")) > tiles
+    first = driver.conv(case, "wgrad", operands, layout, KERNEL)
+    assert torch.equal(driver.conv(case, "wgrad", operands, layout, KERNEL), first)
+    exact = conv_exactly(case, operands)["wgrad"]
+    assert_close_to_float64(first, conv_oracle(case, "wgrad", operands), exact, layout)
+
+
+@pytest.mark.parametrize("filter", [9, 13, (3, 15)])
+def test_filters_beyond_one_block(driver: Driver, filter: int) -> None:
+    """Taken 7 x 7 taps at a time."""
+    padding = 4 if filter == 9 else 6 if filter == 13 else (1, 7)
+    assert_exact(driver, depthwise("large filter", 2, 3, (15, 17), filter, 1, padding), "float16")
 
 
 def test_refusals_say_why(driver: Driver) -> None:
@@ -245,7 +271,7 @@ def test_refusals_say_why(driver: Driver) -> None:
     small = depthwise("small", 1, 8, (9, 9), 3, 1, 1)
     assert reason(small) == ""
     assert reason(small, dtype="float64") == "built for float32, float16 and bfloat16, not float64"
-    assert reason(small, "bgrad") == "computes fprop and dgrad, not bgrad"
+    assert reason(small, "bgrad") == "computes fprop, dgrad and wgrad, not bgrad"
     assert reason(conv("dense", 1, 2, 3, (4, 4), 3)) == "one input and one output channel a group, here 2 and 3"
     assert reason(depthwise("stride 3", 1, 8, (9, 9), 3, 3)) == "strides of 1 and 2 are built, here 3"
     huge = depthwise("far taps", 1, 8, (900, 900), 3, 1, 400, 400)
@@ -295,7 +321,7 @@ def assert_budget(case: ConvCase, dtype: str) -> None:
     """
     case = replace(case, n=32)
     for layout in LAYOUTS:
-        for pass_ in PASSES:
+        for pass_ in GATHERS:
             row, moved = counted(case, pass_, dtype, layout)
             sectors = row["global_load"]["sectors"] + row["global_store"]["sectors"]
             where = (case.name, pass_, dtype, layout, sectors * 32 / moved)
@@ -322,6 +348,24 @@ def test_layers_of_networks_move_little(driver: Driver) -> None:
         pytest.skip("cuda: nothing is counted there")
     for case in (MOBILENET_V2[4], MOBILENET_V2[8], MOBILENET_V2[9]):
         assert_budget(case, "float16")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("filter", [3, 5, 7])
+def test_weight_gradient_reads_once(layout: str, filter: int) -> None:
+    """x, gy and the halo, whatever the filter: at most 15 % above their bytes."""
+    driver = Driver(_emulator, "cpu")
+    case = depthwise("read once", 64, 32, (28, 28), filter, 1, filter // 2)
+    operands = conv_operands(case, "float16")
+    before = _emulator.configure(count=True)
+    try:
+        _emulator.reset_counters()
+        driver.conv(case, "wgrad", operands, layout, KERNEL)
+        row = _emulator.counters()[f"{KERNEL}_wgrad"]
+    finally:
+        _emulator.configure(**before)
+    assert row["global_load"]["sectors"] * 32 <= 1.15 * 2 * (operands.x.numel() + operands.gy.numel())
+    assert row["shared_load"]["wavefronts"] <= 1.25 * row["shared_load"]["ideal"]
 
 
 @pytest.mark.slow

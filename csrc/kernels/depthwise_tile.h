@@ -18,25 +18,25 @@ namespace fastconv::kernels {
 
 using namespace fastconv::device;
 
-// A block's place: its first plane and channel and, on each axis, its first output and where its patch starts.
+// A tile's place: its first plane and, on each axis, its first output and where its patch starts.
 struct TileBlock {
   int64_t first_plane;
-  int first_channel, out_first[3], start[3];
+  int planes, first_channel = 0;
+  int out_first[3], start[3];
 
-  FC_DEVICE TileBlock(const DepthwiseTile& t, int index) {
-    int quotient = t.by_channel_blocks.divide(index);
-    first_channel = t.by_channel_blocks.remainder(index, quotient) * t.chunk, index = quotient;
+  // The index counts (planes, d, h, w); `shift`: how many taps further its windows start.
+  FC_DEVICE TileBlock(const DepthwiseTile& t, int index, const int (&shift)[3] = {0, 0, 0}) {
     FC_UNROLL
     for (int i = 2; i >= 0; --i) {
       const TileAxis& a = t.axis[i];
-      quotient = a.by_tiles.divide(index);
-      const int tile = a.by_tiles.remainder(index, quotient);
+      const int quotient = a.by_tiles.divide(index), tile = a.by_tiles.remainder(index, quotient);
       index = quotient;
       out_first[i] = tile * a.tile;
-      start[i] = min(max(a.origin + tile * a.advance, a.lowest), a.highest);
+      start[i] = min(max(a.origin + tile * a.advance + shift[i] * a.spacing, a.lowest), a.highest);
       if (i == 2) start[i] -= start[i] & (t.aligned - 1);
     }
     first_plane = int64_t(index) * t.planes;
+    planes = int(min(int64_t(t.planes), t.outer - first_plane));
   }
 };
 
@@ -59,7 +59,7 @@ FC_DEVICE void copy_patch(const DepthwiseTile& t, const TileBlock& block, const 
     const int plane = t.by_slices.divide(slice), z = t.by_slices.remainder(slice, plane);
     const int column = t.by_channel_copies.divide(unit), c = t.by_channel_copies.remainder(unit, column) * vector;
     const int x = column * t.copy_columns;
-    const bool on = block.first_plane + plane < t.outer && block.first_channel + c < t.channels;
+    const bool on = plane < block.planes && block.first_channel + c < t.channels;
     const T* from = source + (block.first_plane + plane) * t.outer_stride + block.first_channel + c +
                     source_coordinate(t.axis[0], block.start[0] + z) * strides.axis[0] +
                     source_coordinate(t.axis[1], block.start[1] + y) * strides.axis[1] +

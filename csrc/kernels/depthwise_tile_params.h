@@ -57,6 +57,27 @@ struct DepthwiseTiledParams {
   Divisor by_slab;           // outputs of one slice of a plane
 };
 
+// wgrad, see depthwise_sums.h.
+struct DepthwiseSumsParams {
+  const void *x, *gy;
+  void* out;     // the weight gradient (one slice), or the accumulators of all slices [slice][channel][tap]
+  bool partial;  // out holds accumulators
+  DepthwiseTile x_tile, gy_tile;
+  Strides x_strides, gy_strides;
+  int gy_bytes;  // from the start of shared memory to the gradients' row of zeros
+  bool channels_last;
+  int channels;  // of the tensors
+  // Threads: `share` for each of `slots`, which are the block's channel vectors (channels last) or planes.
+  int slots, share;
+  // The places of a tile that a slot's threads share, fastest first: columns, samples (channels last), slices, strips.
+  int places, positions;
+  Divisor by_slots, by_share, by_columns, by_samples, by_depth, by_spacing;
+  int filter[3];                                         // taps
+  Divisor by_row_tiles, by_column_tiles, by_depth_taps;  // of the filter
+  int items, items_a_slice;                              // tiles, of the slots' channels; summed by one block
+  int lanes;                                             // that add up one result: a power of two
+};
+
 constexpr int depthwise_tile_threads = 128, depthwise_strip = 7;
 // Channels that a thread takes: a word.
 template <class T>
@@ -67,5 +88,13 @@ constexpr int depthwise_strip_taps[] = {3, 5, 7}, depthwise_strip_steps[] = {1, 
 template <class T>
 void launch_depthwise_tiled(bool vectors, int strip_taps, int step, const device::Launch& launch,
                             const DepthwiseTiledParams& params);
+
+// From tap to tap of the threads' sums in shared memory: 32 results' are in different banks, about.
+FC_HOST_DEVICE constexpr int depthwise_closing_pitch(int taps) { return depthwise_tile_threads + (taps == 3 ? 4 : 1); }
+
+// `taps`: the filter's rows and columns that one block takes, of depthwise_strip_taps.
+template <class T>
+void launch_depthwise_sums(bool vectors, int taps, int step, const device::Launch& launch,
+                           const DepthwiseSumsParams& params);
 
 }  // namespace fastconv::kernels

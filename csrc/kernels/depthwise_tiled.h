@@ -158,7 +158,8 @@ struct Strip {
     const int c = block.first_channel + place.channel, d = block.out_first[0] + place.slice;
     const int w = block.out_first[2] + place.column;
     const int64_t plane = block.first_plane + place.plane;
-    const bool inside = mine && plane < p.tile.outer && d < p.tile.axis[0].out_extent && w < p.tile.axis[2].out_extent;
+    const bool inside =
+        mine && place.plane < block.planes && d < p.tile.axis[0].out_extent && w < p.tile.axis[2].out_extent;
     const int rest = p.tile.channels - c;
     const int channel = p.channels_last ? c : p.by_channels.remainder(int(plane), p.by_channels.divide(int(plane)));
     A bias[V] = {};
@@ -211,7 +212,7 @@ FC_DEVICE void stage_filters(const DepthwiseTiledParams& p, const TileBlock& blo
     bool on = block.first_channel + k < p.tile.channels;
     int channel = block.first_channel + k;
     if (!p.channels_last) {
-      on = plane < p.tile.outer;
+      on = k < block.planes;
       channel = p.by_channels.remainder(int(plane), p.by_channels.divide(int(plane)));
     }
     const int place = k % V * (p.filters / V) + k / V;
@@ -238,8 +239,7 @@ FC_DEVICE void store_staged(const DepthwiseTiledParams& p, const TileBlock& bloc
     const int at = max(i, 0), quotient = p.by_slab.divide(at), rest = p.by_slab.remainder(at, quotient);
     const int plane = p.by_depth.divide(quotient), d = p.by_depth.remainder(quotient, plane);
     const int index = int(block.first_plane + plane);
-    const bool on =
-        i >= 0 && rest < live && block.first_plane + plane < p.tile.outer && block.out_first[0] + d < deep.out_extent;
+    const bool on = i >= 0 && rest < live && plane < block.planes && block.out_first[0] + d < deep.out_extent;
     const int64_t o = base + plane * p.out_stride + d * g.out_strides.axis[0] + rest;
     const Vec<A, 1> sum{{sums.load(plane * p.out_pitch + d * slab + rest)}};
     store_if(on, static_cast<T*>(g.out) + o,
@@ -253,7 +253,9 @@ void depthwise_tiled(const FC_GRID_CONSTANT DepthwiseTiledParams p) {
   using A = accumulator_t<T>;
   const Shared<A> filters = dynamic_shared<A>(), sums = dynamic_shared<A>(p.out_bytes);
   const Shared<T> patch = dynamic_shared<T>(p.patch_bytes);
-  const TileBlock block(p.tile, int(blockIdx.x));
+  const int tile = p.tile.by_channel_blocks.divide(int(blockIdx.x));
+  TileBlock block(p.tile, tile);
+  block.first_channel = p.tile.by_channel_blocks.remainder(int(blockIdx.x), tile) * p.tile.chunk;
   stage_patch(p.tile, block, static_cast<const T*>(p.gather.source), p.gather.source_strides, patch + p.tile.row_pitch);
   stage_filters<T, V>(p, block, filters);
   for (int i = int(threadIdx.x); i < p.tile.row_pitch; i += depthwise_tile_threads) patch.store(i, T{});

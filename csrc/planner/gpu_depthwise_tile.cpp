@@ -15,8 +15,6 @@ using namespace kernels;
 constexpr int strip = depthwise_strip, threads = depthwise_tile_threads;
 constexpr int64_t bank_words = 32, copy_bytes = 16, sector_bytes = 32;
 
-int64_t round_up(int64_t value, int64_t unit) { return ceil_div(value, unit) * unit; }
-
 // ---- the axes ----
 
 // The taps that output `phase` meets, by ascending source coordinate.
@@ -41,21 +39,6 @@ TileAxis tile_axis(const DirectAxis& a, bool transposed) {
   return t;
 }
 
-// The axes of the tile. The strips run along the second; a line of channel vectors is laid along it.
-struct Axes3 {
-  TileAxis axis[3];
-  int order[3] = {0, 1, 2};  // the problem's axes
-};
-
-Axes3 axes_of(const ConvProblem& p, Pass pass) {
-  Axes3 found;
-  if (p.layout == Layout::nhwc && p.in[1] == 1 && p.out[1] == 1 && p.filter[1] == 1)
-    std::swap(found.order[1], found.order[2]);
-  for (int i = 0; i < 3; ++i)
-    found.axis[i] = tile_axis(axis_of(p, found.order[i], pass == Pass::dgrad), pass == Pass::dgrad);
-  return found;
-}
-
 void set_tile(TileAxis& a, int64_t tile, int64_t alignment) {
   a.tile = int(tile), a.advance = int(tile / a.phases * a.step);
   int64_t low = largest_coordinate, high = -largest_coordinate;
@@ -74,11 +57,6 @@ void set_tile(TileAxis& a, int64_t tile, int64_t alignment) {
 int64_t tiles_of(const TileAxis& a) { return a.by_tiles.value; }
 
 // ---- one way to cut ----
-
-// What is chosen: outputs of a tile, channels (in words; channels last) and planes of a block.
-struct Cut {
-  int64_t tile[3], words, planes;
-};
 
 // Rows of the filter in one pass over a strip: of those that exist, the one with the fewest loads.
 int strip_taps_of(const TileAxis& a) {
@@ -118,46 +96,19 @@ int64_t next_bank(int64_t pitch, int64_t row, int64_t banks, int64_t unit) {
   return pitch;
 }
 
-// The patch in shared memory. Returns its elements.
-int64_t lay_out(const ConvProblem& p, const Cut& cut, DepthwiseTile& t) {
-  const int64_t element = size_of(p.dtype), bank_elements = bank_words * 4 / element;
-  const int64_t words = std::max<int64_t>(1, t.chunk * element / 4);
-  int64_t columns = t.axis[2].patch;
-  t.half = 0;
-  // Every second column: those together, or lanes meet in banks (two-byte columns do not).
-  if (t.axis[2].step == 2 && t.chunk * element >= 4) {
-    t.half = int(ceil_div(columns, 2));
-    for (int i = 0; i < bank_words && words * t.half % bank_words != (words % bank_words == 0 ? 0 : 16); ++i) ++t.half;
-    columns = 2 * t.half;
-  }
-  const int64_t unit = copy_unit(p, t) / element;
-  t.row_pitch = int(round_up(columns * t.chunk, unit));
-  t.slice_pitch = t.axis[1].patch * t.row_pitch;
-  int64_t pitch = int64_t(t.axis[0].patch) * t.slice_pitch;
-  // Lanes that run on into the next plane find the next bank there.
-  const int64_t row = cut.tile[2] * t.chunk * (t.half > 0 ? 1 : t.axis[2].step) / t.axis[2].phases;
-  if (cut.planes > 1) pitch = next_bank(pitch, row, bank_elements, unit);
-  t.plane_pitch = int(pitch);
-  return t.row_pitch + pitch * cut.planes;
-}
-
-void set_divisors(DepthwiseTiledParams& params, const Cut& cut, int vector, const ConvProblem& p) {
-  DepthwiseTile& t = params.tile;
-  const TileAxis& down = t.axis[1];
-  const int64_t positions = ceil_div(down.tile, down.phases), span = int64_t(strip) * down.spacing;
-  const int64_t groups = ceil_div(positions, span);
-  params.positions = int(positions);
-  params.strips = int((groups - 1) * down.spacing + std::min<int64_t>(down.spacing, positions - (groups - 1) * span));
-  const int64_t vectors = ceil_div(t.chunk, vector);
-  params.work = int(vectors * cut.tile[2] * cut.planes * cut.tile[0] * params.strips * down.phases);
+void set_work(DepthwiseTiledParams& params, const ConvProblem& p, const Cut& cut, int vector) {
+  const TileAxis& down = params.tile.axis[1];
+  const Strips strips = strips_of(down);
+  const int64_t vectors = ceil_div(params.tile.chunk, vector);
+  params.strips = int(strips.count), params.positions = int(strips.positions);
+  params.work = int(vectors * cut.tile[2] * cut.planes * cut.tile[0] * strips.count * down.phases);
   params.by_vectors = Divisor(vectors), params.by_columns = Divisor(cut.tile[2]);
   params.by_planes = Divisor(cut.planes), params.by_depth = Divisor(cut.tile[0]);
   params.by_spacing = Divisor(down.spacing);
   params.by_taps = Divisor(params.taps), params.by_channels = Divisor(p.c);
-  t.by_rows = Divisor(t.axis[1].patch), t.by_slices = Divisor(t.axis[0].patch);
 }
 
-DepthwiseTiling cut_up(const ConvProblem& p, const Axes3& axes, const Cut& cut) {
+DepthwiseTiling cut_up(const ConvProblem& p, const TileAxes& axes, const Cut& cut) {
   const bool last = p.layout == Layout::nhwc;
   const int64_t element = size_of(p.dtype);
   DepthwiseTiling tiling;
@@ -168,20 +119,12 @@ DepthwiseTiling cut_up(const ConvProblem& p, const Axes3& axes, const Cut& cut) 
   params.taps = int(volume(p.filter)), params.filter_pitch = params.taps | 1;
   params.filter_rows = int(p.filter[axes.order[1]]), params.filter_columns = int(p.filter[axes.order[2]]);
   DepthwiseTile& t = params.tile;
-  t.outer = last ? p.n : p.n * p.c, t.planes = int(cut.planes);
-  t.channels = last ? int(p.c) : 1, t.chunk = last ? int(cut.words * tiling.vector) : 1;
-  // Channels first, patches start where a copy can.
-  const int64_t width = axes.axis[2].source_extent * element;
-  t.aligned = last ? 1 : std::max(1, int(std::gcd(width, copy_bytes) / element));
-  for (int i = 0; i < 3; ++i) t.axis[i] = axes.axis[i], set_tile(t.axis[i], cut.tile[i], i == 2 ? t.aligned : 1);
+  const int64_t patch = lay_out(p, axes, cut, t);
   params.filters = last ? t.chunk : t.planes;
-  const int64_t patch = lay_out(p, cut, t);
-  set_divisors(params, cut, tiling.vector, p);
-  t.copy_bytes = int(copy_unit(p, t));
-  set_copies(params, p.dtype, nullptr);
+  set_work(params, p, cut, tiling.vector);
   params.patch_bytes = int(round_up(params.filters * params.filter_pitch * accumulator_bytes(p.dtype), copy_bytes));
-  params.out_bytes = int(round_up(params.patch_bytes + patch * element, copy_bytes));
-  tiling.shared_bytes = params.out_bytes;
+  params.out_bytes = int(round_up(params.patch_bytes + patch, copy_bytes));
+  tiling.shared_bytes = round_up(params.patch_bytes + patch, copy_bytes);
   params.staged_out = !last && cut.tile[2] == t.axis[2].out_extent && cut.tile[2] * element % sector_bytes != 0;
   if (params.staged_out) {
     const int64_t slab = cut.tile[1] * cut.tile[2];
@@ -189,13 +132,9 @@ DepthwiseTiling cut_up(const ConvProblem& p, const Axes3& axes, const Cut& cut) 
     params.out_pitch = int(next_bank(cut.tile[0] * slab, cut.tile[2], bank_words, 1));
     tiling.shared_bytes += cut.planes * params.out_pitch * accumulator_bytes(p.dtype);
   }
-  const int64_t chunks = last ? ceil_div(p.c, t.chunk) : 1;
-  t.by_channel_blocks = Divisor(chunks);
-  tiling.blocks = chunks * ceil_div(t.outer, cut.planes);
+  tiling.blocks = t.by_channel_blocks.value * ceil_div(t.outer, cut.planes);
   for (const TileAxis& a : t.axis) tiling.blocks *= tiles_of(a);
-  const int64_t pixel = last ? pixel_bytes(p, t.chunk) : element;
-  tiling.staged_bytes =
-      double(tiling.blocks) * double(cut.planes * pixel) * t.axis[0].patch * t.axis[1].patch * t.axis[2].patch;
+  tiling.staged_bytes = double(tiling.blocks) * staged_bytes(p, t);
   return tiling;
 }
 
@@ -262,7 +201,7 @@ std::vector<int64_t> some_tiles(const TileAxis& a, int64_t unit) {
 }
 
 // Whole planes that start where a sector does.
-std::vector<int64_t> some_planes(const ConvProblem& p, const Axes3& axes, const Cut& cut) {
+std::vector<int64_t> some_planes(const ConvProblem& p, const TileAxes& axes, const Cut& cut) {
   std::vector<int64_t> found{1};
   for (int i = 0; i < 3; ++i)
     if (cut.tile[i] < axes.axis[i].out_extent) return found;
@@ -271,27 +210,8 @@ std::vector<int64_t> some_planes(const ConvProblem& p, const Axes3& axes, const 
   return found;
 }
 
-template <class Visit>
-void visit_cuts(const ConvProblem& p, const Axes3& axes, Visit visit) {
-  const int64_t sector = p.layout == Layout::nhwc ? 1 : sector_bytes / size_of(p.dtype);
-  Cut cut{};
-  for (int64_t words : some_channels(p)) {
-    cut.words = words;
-    for (int64_t w : some_tiles(axes.axis[2], sector)) {
-      cut.tile[2] = w;
-      for (int64_t h : some_tiles(axes.axis[1], strip)) {
-        cut.tile[1] = h;
-        for (int64_t d : some_tiles(axes.axis[0], 1)) {
-          cut.tile[0] = d;
-          for (int64_t planes : some_planes(p, axes, cut)) cut.planes = planes, visit(cut);
-        }
-      }
-    }
-  }
-}
-
 // The least shared memory that any cut takes.
-int64_t least_shared(const ConvProblem& p, const Axes3& axes) {
+int64_t least_shared(const ConvProblem& p, const TileAxes& axes) {
   int64_t least = largest_grid;
   visit_cuts(p, axes, [&](const Cut& cut) { least = std::min(least, cut_up(p, axes, cut).shared_bytes); });
   return least;
@@ -325,7 +245,7 @@ Cost tiling_cost(const ConvProblem& p, Pass pass, const DepthwiseTiling& tiling,
 }
 
 std::string refuse_tiling(const ConvProblem& p, Pass pass) {
-  const Axes3 axes = axes_of(p, pass);
+  const TileAxes axes = tile_axes(p, pass);
   for (int i = 0; i < 3; ++i) {
     const TileAxis& a = axes.axis[i];
     if (a.phases > 2 || (i == 1 && a.step > 2))
@@ -339,7 +259,7 @@ std::string refuse_tiling(const ConvProblem& p, Pass pass) {
 }
 
 DepthwiseTiling tiling_of(const ConvProblem& p, Pass pass, const PlanOptions& options) {
-  const Axes3 axes = axes_of(p, pass);
+  const TileAxes axes = tile_axes(p, pass);
   DepthwiseTiling best;
   double least = 0;
   visit_cuts(p, axes, [&](const Cut& cut) {
@@ -361,13 +281,83 @@ DepthwiseTiling tiling_of(const ConvProblem& p, Pass pass, const PlanOptions& op
   return best;
 }
 
-void set_copies(DepthwiseTiledParams& params, DType dtype, const void* source) {
-  DepthwiseTile& t = params.tile;
+TileAxes tile_axes(const ConvProblem& p, Pass pass) {
+  TileAxes found;
+  if (p.layout == Layout::nhwc && p.in[1] == 1 && p.out[1] == 1 && p.filter[1] == 1)
+    std::swap(found.order[1], found.order[2]);
+  for (int i = 0; i < 3; ++i)
+    found.axis[i] = tile_axis(axis_of(p, found.order[i], pass == Pass::dgrad), pass == Pass::dgrad);
+  return found;
+}
+
+Strips strips_of(const TileAxis& down) {
+  const int64_t positions = ceil_div(down.tile, down.phases), span = int64_t(strip) * down.spacing;
+  const int64_t whole = ceil_div(positions, span) - 1;
+  return {whole * down.spacing + std::min<int64_t>(down.spacing, positions - whole * span), positions};
+}
+
+int64_t lay_out(const ConvProblem& p, const TileAxes& axes, const Cut& cut, DepthwiseTile& t) {
+  const bool last = p.layout == Layout::nhwc;
+  const int64_t element = size_of(p.dtype), bank_elements = bank_words * 4 / element;
+  t.outer = last ? p.n : p.n * p.c, t.planes = int(cut.planes);
+  t.channels = last ? int(p.c) : 1, t.chunk = last ? int(cut.words * 4 / element) : 1;
+  // Channels first, patches start where a copy can.
+  const int64_t width = axes.axis[2].source_extent * element;
+  t.aligned = last ? 1 : std::max(1, int(std::gcd(width, copy_bytes) / element));
+  for (int i = 0; i < 3; ++i) t.axis[i] = axes.axis[i], set_tile(t.axis[i], cut.tile[i], i == 2 ? t.aligned : 1);
+  t.by_rows = Divisor(t.axis[1].patch), t.by_slices = Divisor(t.axis[0].patch);
+  t.by_channel_blocks = Divisor(last ? ceil_div(p.c, t.chunk) : 1);
+  const int64_t words = std::max<int64_t>(1, t.chunk * element / 4);
+  int64_t columns = t.axis[2].patch;
+  // Every second column: those together, or lanes meet in banks (two-byte columns do not).
+  t.half = 0;
+  if (t.axis[2].step == 2 && t.chunk * element >= 4) {
+    t.half = int(ceil_div(columns, 2));
+    for (int i = 0; i < bank_words && words * t.half % bank_words != (words % bank_words == 0 ? 0 : 16); ++i) ++t.half;
+    columns = 2 * t.half;
+  }
+  t.copy_bytes = int(copy_unit(p, t));
+  set_copies(t, last, p.dtype, nullptr);
+  const int64_t unit = t.copy_bytes / element, row_pitch = round_up(columns * t.chunk, unit);
+  // Lanes that run on into the next plane find the next bank there.
+  const int64_t row = cut.tile[2] * t.chunk * (t.half > 0 ? 1 : t.axis[2].step) / t.axis[2].phases;
+  int64_t pitch = row_pitch * t.axis[1].patch * t.axis[0].patch;
+  if (cut.planes > 1) pitch = next_bank(pitch, row, bank_elements, unit);
+  const int64_t bytes = (row_pitch + pitch * cut.planes) * element;
+  if (bytes > tile_shared_limit) return bytes;  // nobody will ask for more
+  t.row_pitch = int(row_pitch), t.slice_pitch = int(t.axis[1].patch * row_pitch), t.plane_pitch = int(pitch);
+  return bytes;
+}
+
+double staged_bytes(const ConvProblem& p, const DepthwiseTile& t) {
+  const int64_t column = p.layout == Layout::nhwc ? pixel_bytes(p, t.chunk) : size_of(p.dtype);
+  return double(t.planes * column) * t.axis[0].patch * t.axis[1].patch * t.axis[2].patch;
+}
+
+void visit_cuts(const ConvProblem& p, const TileAxes& axes, const std::function<void(const Cut&)>& visit) {
+  const int64_t sector = p.layout == Layout::nhwc ? 1 : sector_bytes / size_of(p.dtype);
+  Cut cut{};
+  for (int64_t words : some_channels(p)) {
+    cut.words = words;
+    for (int64_t w : some_tiles(axes.axis[2], sector)) {
+      cut.tile[2] = w;
+      for (int64_t h : some_tiles(axes.axis[1], strip)) {
+        cut.tile[1] = h;
+        for (int64_t d : some_tiles(axes.axis[0], 1)) {
+          cut.tile[0] = d;
+          for (int64_t planes : some_planes(p, axes, cut)) cut.planes = planes, visit(cut);
+        }
+      }
+    }
+  }
+}
+
+void set_copies(DepthwiseTile& t, bool channels_last, DType dtype, const void* source) {
   const int64_t element = size_of(dtype);
   while (!aligned(source, t.copy_bytes)) t.copy_bytes = t.copy_bytes == 16 ? 4 : int(element);
-  const int elements = int(t.copy_bytes / element), channels = params.channels_last ? t.chunk / elements : 1;
-  t.copy_columns = params.channels_last ? 1 : elements;
-  t.row_copies = params.channels_last ? t.axis[2].patch * channels : int(ceil_div(t.axis[2].patch, elements));
+  const int elements = int(t.copy_bytes / element), channels = channels_last ? t.chunk / elements : 1;
+  t.copy_columns = channels_last ? 1 : elements;
+  t.row_copies = channels_last ? t.axis[2].patch * channels : int(ceil_div(t.axis[2].patch, elements));
   t.by_row_copies = Divisor(t.row_copies), t.by_channel_copies = Divisor(channels);
 }
 

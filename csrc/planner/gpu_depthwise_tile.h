@@ -2,12 +2,46 @@
 // plans with it.
 #pragma once
 
+#include <functional>
+
 #include "kernels/depthwise_tile_params.h"
 #include "planner/gpu_conv.h"
 
 namespace fastconv::planner {
 
 constexpr int64_t tile_shared_limit = 96 * 1024;  // what every chip since sm_80 can give one block
+
+// ---- tiles, for all passes ----
+
+inline int64_t round_up(int64_t value, int64_t unit) { return ceil_div(value, unit) * unit; }
+
+// The axes of the tile; strips of outputs run along the second.
+struct TileAxes {
+  kernels::TileAxis axis[3];
+  int order[3] = {0, 1, 2};  // the problem's axes: a line of channel vectors is laid along the second
+};
+TileAxes tile_axes(const ConvProblem& p, Pass pass);
+
+// What is chosen: outputs of a tile, channels (in words; channels last) and planes of a block.
+struct Cut {
+  int64_t tile[3], words, planes;
+};
+void visit_cuts(const ConvProblem& p, const TileAxes& axes, const std::function<void(const Cut&)>& visit);
+
+// Strips of a tile, for each phase of the height, and the positions that they cover.
+struct Strips {
+  int64_t count, positions;
+};
+Strips strips_of(const kernels::TileAxis& down);
+
+// The patch, and the row of zeros before it. Returns their bytes.
+int64_t lay_out(const ConvProblem& p, const TileAxes& axes, const Cut& cut, kernels::DepthwiseTile& tile);
+// Copies as wide as the tile and the source's address allow.
+void set_copies(kernels::DepthwiseTile& tile, bool channels_last, DType dtype, const void* source);
+// Of one block, in whole sectors.
+double staged_bytes(const ConvProblem& p, const kernels::DepthwiseTile& tile);
+
+// ---- fprop and dgrad ----
 
 struct DepthwiseTiling {
   kernels::DepthwiseTiledParams params;  // but for addresses, and copies that an address is too odd for
@@ -21,7 +55,11 @@ std::string refuse_tiling(const ConvProblem& p, Pass pass);
 // The cheapest tile of fprop or dgrad. Of a problem that is not refused.
 DepthwiseTiling tiling_of(const ConvProblem& p, Pass pass, const PlanOptions& options);
 Cost tiling_cost(const ConvProblem& p, Pass pass, const DepthwiseTiling& tiling, const PlanOptions& options);
-// Copies as wide as the tile and the source's address allow.
-void set_copies(kernels::DepthwiseTiledParams& params, DType dtype, const void* source);
+
+// ---- wgrad: gpu_depthwise_sums.cpp ----
+
+std::string refuse_sums(const ConvProblem& p, const PlanOptions& options);
+Cost sums_cost(const ConvProblem& p, const PlanOptions& options);
+Prepared<ConvProblem> prepare_sums(const ConvProblem& p, const PlanOptions& options);
 
 }  // namespace fastconv::planner

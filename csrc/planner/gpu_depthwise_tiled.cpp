@@ -7,17 +7,19 @@ namespace {
 
 using namespace kernels;
 
-std::string refuse(const ConvProblem& p, Pass pass, const PlanOptions&) {
-  if (pass != Pass::fprop && pass != Pass::dgrad) return concat("computes fprop and dgrad, not ", name_of(pass));
+std::string refuse(const ConvProblem& p, Pass pass, const PlanOptions& options) {
+  if (pass != Pass::fprop && pass != Pass::dgrad && pass != Pass::wgrad)
+    return concat("computes fprop, dgrad and wgrad, not ", name_of(pass));
   if (p.c != p.groups || p.k != p.groups)
     return concat("one input and one output channel a group, here ", p.c_per_group(), " and ", p.k_per_group());
   if (p.dtype == DType::f64) return "built for float32, float16 and bfloat16, not float64";
   if (auto reason = refuse_size(p); !reason.empty()) return reason;
   if (p.n * p.c > largest_coordinate) return "more than 2^30 planes";
-  return refuse_tiling(p, pass);
+  return pass == Pass::wgrad ? refuse_sums(p, options) : refuse_tiling(p, pass);
 }
 
 Cost cost(const ConvProblem& p, Pass pass, const PlanOptions& options) {
+  if (pass == Pass::wgrad) return sums_cost(p, options);
   return tiling_cost(p, pass, tiling_of(p, pass, options), options);
 }
 
@@ -32,7 +34,7 @@ struct DepthwiseTiledRun {
     const int64_t word = tiling.vector * size_of(problem.dtype);
     DepthwiseTiledParams now = tiling.params;
     set_addresses(now.gather, args);
-    set_copies(now, problem.dtype, args.a);
+    set_copies(now.tile, now.channels_last, problem.dtype, args.a);
     now.gather.vector_stores =
         problem.c % tiling.vector == 0 && aligned(args.out, word) && aligned(args.residual, word);
     auto launch = one_dimensional(pass == Pass::dgrad ? "depthwise_tiled_dgrad" : "depthwise_tiled_fprop",
@@ -48,6 +50,7 @@ struct DepthwiseTiledRun {
 };
 
 Prepared<ConvProblem> prepare(const ConvProblem& p, Pass pass, const PlanOptions& options) {
+  if (pass == Pass::wgrad) return prepare_sums(p, options);
   const DepthwiseTiling tiling = tiling_of(p, pass, options);
   const DepthwiseTile& t = tiling.params.tile;
   Prepared<ConvProblem> prepared;
