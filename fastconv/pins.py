@@ -25,7 +25,7 @@ FORMAT = 1
 #: What makes a problem, by operation: attributes of the compiled modules' classes, and arguments of their constructors.
 _GEOMETRY = ("n", "c", "input", "stride", "padding", "dilation", "dtype", "layout")
 FIELDS = {
-    "conv": (*_GEOMETRY, "k", "filter", "padding_high", "groups"),
+    "conv": (*_GEOMETRY, "k", "filter", "padding_high", "padding_mode", "groups"),
     "pool": (
         *_GEOMETRY,
         "kind",

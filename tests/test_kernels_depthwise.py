@@ -278,6 +278,63 @@ def test_refusals_say_why(driver: Driver) -> None:
     assert "bytes of shared memory, of 98304" in reason(huge)
 
 
+# ---- padding modes ----
+
+PADDED = (
+    depthwise("3x3", 2, 7, (9, 8), 3, 1, 1),
+    depthwise("3x3, whole rows", 9, 4, (6, 16), 3, 1, 1),
+    depthwise("5x5 stride 2", 3, 33, (13, 11), 5, 2, 2),
+    depthwise("7x7 of 7x7", 1, 6, (7, 7), 7, 1, 3),
+    depthwise("asymmetric", 2, 5, (9, 11), (4, 3), (1, 2), ((1, 2), (2, 0))),
+    depthwise("dilation 3", 2, 4, (13, 12), 3, 1, 3, 3),
+    depthwise("padding as large as may be", 1, 3, (5, 6), 3, 1, ((4, 4), (5, 5))),
+    depthwise("line", 2, 5, (33,), 5, 2, 2),
+)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+@pytest.mark.parametrize("case", PADDED, ids=ids(PADDED))
+def test_padding_modes(driver: Driver, case: ConvCase, mode: str) -> None:
+    """No padded copy: the result is that of the padded input, which torch makes."""
+    pairs = list(zip(case.padding_low, case.padding_high, strict=True))
+    around = [p for pair in reversed(pairs) for p in pair]
+    for dtype in ("float32", "float16"):
+        operands = conv_operands(case, dtype, integers=True)
+        padded = torch.nn.functional.pad(operands.x.double(), around, mode=mode)
+        none = (0,) * len(pairs)
+        inner = replace(case, input=tuple(padded.shape[2:]), padding_low=none, padding_high=none)
+        with_padding = replace(operands.double(), x=padded)
+        for pass_ in ("fprop", "wgrad"):
+            exact = conv_oracle(inner, pass_, with_padding).to(DTYPES[dtype])
+            for layout in LAYOUTS:
+                problem = driver.module.ConvProblem(**case.arguments(dtype, layout), padding_mode=mode)
+                plan = driver.module.conv_plan(problem, pass_, kernel=KERNEL, bias=pass_ == "fprop")
+                x, w, gy = (driver.put(each, layout) for each in (operands.x, operands.w, operands.gy))
+                out = driver.blank(tuple(exact.shape), DTYPES[dtype], layout)
+                bias = operands.bias.to(driver.device)
+                b, added = (w, bias.data_ptr()) if pass_ == "fprop" else (gy, 0)
+                work = torch.full((plan.workspace_bytes // 4 + 1,), float("nan"), device=driver.device)
+                plan.run(x.data_ptr(), b.data_ptr(), added, 0, out.data_ptr(), work.data_ptr(), 0)
+                assert torch.equal(out.cpu(), exact), (pass_, dtype, layout, plan.detail)
+
+
+def test_padding_modes_are_refused_by_name(driver: Driver) -> None:
+    case = depthwise("padded", 1, 4, (5, 6), 3, 1, 1)
+    problem = driver.module.ConvProblem(**case.arguments("float32", "nchw"), padding_mode="reflect")
+    reasons = {each.kernel: each.reason for each in driver.module.conv_plan(problem, "fprop").candidates}
+    assert reasons.pop(KERNEL) == ""
+    assert set(reasons.values()) == {"pads with zeros, not by reflect"}
+    assert " reflect " in repr(problem) and problem.padding_mode == "reflect"
+    with pytest.raises(RuntimeError, match="no kernel accepts dgrad"):
+        driver.module.conv_plan(problem, "dgrad")
+    for mode, padding in (("reflect", 5), ("circular", 6)):
+        large = replace(case, padding_low=(padding, 0))
+        with pytest.raises(RuntimeError, match=r"^padding: "):
+            driver.module.ConvProblem(**large.arguments("float32", "nchw"), padding_mode=mode)
+    with pytest.raises(RuntimeError, match=r"^padding_mode: "):
+        driver.module.ConvProblem(**case.arguments("float32", "nchw"), padding_mode="mirror")
+
+
 # ---- what they ask of memory ----
 
 MOBILENET_V2 = tuple(

@@ -19,7 +19,8 @@ using Sizes = std::vector<int64_t>;
 
 ConvProblem make_conv(int64_t n, int64_t c, int64_t k, const Sizes& input, const Sizes& filter, const Sizes& stride,
                       const Sizes& padding, const std::optional<Sizes>& padding_high, const Sizes& dilation,
-                      int64_t groups, const std::string& dtype, const std::string& layout) {
+                      int64_t groups, const std::string& dtype, const std::string& layout,
+                      const std::string& padding_mode) {
   const int rank = int(input.size());
   require(rank >= 1 && rank <= 3, "input: expected 1 to 3 spatial dimensions, got ", rank);
   ConvProblem problem;
@@ -33,6 +34,7 @@ ConvProblem make_conv(int64_t n, int64_t c, int64_t k, const Sizes& input, const
   problem.pad_lo = spread(padding, rank, 0, "padding");
   problem.pad_hi = spread(padding_high.value_or(padding), rank, 0, "padding");
   problem.dilation = spread(dilation, rank, 1, "dilation");
+  problem.pad_mode = parse_pad_mode(padding_mode);
   problem.validate();
   return problem;
 }
@@ -99,11 +101,13 @@ void bind_problems(py::module_& m) {
   bind_shape(conv);
   conv.def(py::init(&make_conv), py::kw_only(), py::arg("n"), py::arg("c"), py::arg("k"), py::arg("input"),
            py::arg("filter"), py::arg("stride"), py::arg("padding"), py::arg("padding_high") = py::none(),
-           py::arg("dilation"), py::arg("groups") = 1, py::arg("dtype") = "float32", py::arg("layout") = "nchw")
+           py::arg("dilation"), py::arg("groups") = 1, py::arg("dtype") = "float32", py::arg("layout") = "nchw",
+           py::arg("padding_mode") = "zeros")
       .def_readonly("k", &ConvProblem::k)
       .def_readonly("groups", &ConvProblem::groups)
       .def_property_readonly("filter", [](const ConvProblem& p) { return spatial(p.filter, p.rank); })
       .def_property_readonly("padding", [](const ConvProblem& p) { return spatial(p.pad_lo, p.rank); })
+      .def_property_readonly("padding_mode", [](const ConvProblem& p) { return name_of(p.pad_mode); })
       .def_property_readonly("padding_high", [](const ConvProblem& p) { return spatial(p.pad_hi, p.rank); });
 
   auto pool = py::class_<PoolProblem>(m, "PoolProblem", py::module_local());

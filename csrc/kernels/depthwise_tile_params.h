@@ -2,6 +2,7 @@
 #pragma once
 
 #include "device/launch.h"
+#include "fastconv/problem.h"
 #include "kernels/direct_params.h"
 #include "kernels/divisor.h"
 
@@ -31,6 +32,7 @@ struct DepthwiseTile {
   int planes;                   // of a block
   int channels, chunk;          // of a plane (channels first: 1), of them in a block
   int row_pitch, slice_pitch, plane_pitch;
+  PadMode pad_mode;
   int half;     // channels of stride 2: the odd columns lie this many after the even ones; 0: as in the source
   int aligned;  // patches start at multiples of this many columns
   Divisor by_channel_blocks;

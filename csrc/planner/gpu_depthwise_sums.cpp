@@ -81,7 +81,9 @@ Sums cut_up(const ConvProblem& p, const TileAxes& axes, const Cut& cut, const Pl
   params.by_depth_taps = Divisor(params.filter[0]);
   sums.filter_tiles = rows * columns * params.filter[0];
   const int64_t patch = round_up(lay_out(p, axes, cut, params.x_tile), 16);
-  const int64_t gradients = lay_out(p, gradient_axes(axes), cut, params.gy_tile);
+  ConvProblem unpadded = p;  // gy has no padding
+  unpadded.pad_mode = PadMode::zeros;
+  const int64_t gradients = lay_out(unpadded, gradient_axes(axes), cut, params.gy_tile);
   params.gy_bytes = int(patch);
   const int64_t closing =
       int64_t(sums.taps) * sums.taps * depthwise_closing_pitch(sums.taps) * accumulator_bytes(p.dtype);

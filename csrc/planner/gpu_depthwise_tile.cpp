@@ -39,7 +39,7 @@ TileAxis tile_axis(const DirectAxis& a, bool transposed) {
   return t;
 }
 
-void set_tile(TileAxis& a, int64_t tile, int64_t alignment) {
+void set_tile(TileAxis& a, int64_t tile, int64_t alignment, PadMode mode) {
   a.tile = int(tile), a.advance = int(tile / a.phases * a.step);
   int64_t low = largest_coordinate, high = -largest_coordinate;
   for (int f = 0; f < a.phases; ++f) {
@@ -51,6 +51,8 @@ void set_tile(TileAxis& a, int64_t tile, int64_t alignment) {
   const int64_t reach = (ceil_div(tile, a.phases) - 1) * a.step + high - low + 1;
   a.patch = int(std::min<int64_t>(a.source_extent, round_up(reach + alignment - 1, alignment)));
   a.origin = int(low), a.lowest = 0, a.highest = a.source_extent - a.patch;
+  if (mode != PadMode::zeros)
+    a.patch = int(reach), a.lowest = -int(largest_coordinate), a.highest = int(largest_coordinate);
   a.by_tiles = Divisor(ceil_div(a.out_extent, tile));
 }
 
@@ -122,9 +124,11 @@ DepthwiseTiling cut_up(const ConvProblem& p, const TileAxes& axes, const Cut& cu
   const int64_t patch = lay_out(p, axes, cut, t);
   params.filters = last ? t.chunk : t.planes;
   set_work(params, p, cut, tiling.vector);
-  params.patch_bytes = int(round_up(params.filters * params.filter_pitch * accumulator_bytes(p.dtype), copy_bytes));
-  params.out_bytes = int(round_up(params.patch_bytes + patch, copy_bytes));
-  tiling.shared_bytes = round_up(params.patch_bytes + patch, copy_bytes);
+  const int64_t filters =
+      round_up(int64_t(params.filters) * params.filter_pitch * accumulator_bytes(p.dtype), copy_bytes);
+  params.patch_bytes = int(filters);
+  params.out_bytes = int(round_up(filters + patch, copy_bytes));
+  tiling.shared_bytes = round_up(filters + patch, copy_bytes);
   params.staged_out = !last && cut.tile[2] == t.axis[2].out_extent && cut.tile[2] * element % sector_bytes != 0;
   if (params.staged_out) {
     const int64_t slab = cut.tile[1] * cut.tile[2];
@@ -303,8 +307,10 @@ int64_t lay_out(const ConvProblem& p, const TileAxes& axes, const Cut& cut, Dept
   t.channels = last ? int(p.c) : 1, t.chunk = last ? int(cut.words * 4 / element) : 1;
   // Channels first, patches start where a copy can.
   const int64_t width = axes.axis[2].source_extent * element;
-  t.aligned = last ? 1 : std::max(1, int(std::gcd(width, copy_bytes) / element));
-  for (int i = 0; i < 3; ++i) t.axis[i] = axes.axis[i], set_tile(t.axis[i], cut.tile[i], i == 2 ? t.aligned : 1);
+  t.pad_mode = p.pad_mode;
+  t.aligned = last || p.pad_mode != PadMode::zeros ? 1 : std::max(1, int(std::gcd(width, copy_bytes) / element));
+  for (int i = 0; i < 3; ++i)
+    t.axis[i] = axes.axis[i], set_tile(t.axis[i], cut.tile[i], i == 2 ? t.aligned : 1, p.pad_mode);
   t.by_rows = Divisor(t.axis[1].patch), t.by_slices = Divisor(t.axis[0].patch);
   t.by_channel_blocks = Divisor(last ? ceil_div(p.c, t.chunk) : 1);
   const int64_t words = std::max<int64_t>(1, t.chunk * element / 4);

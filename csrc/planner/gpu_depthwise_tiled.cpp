@@ -12,6 +12,8 @@ std::string refuse(const ConvProblem& p, Pass pass, const PlanOptions& options) 
     return concat("computes fprop, dgrad and wgrad, not ", name_of(pass));
   if (p.c != p.groups || p.k != p.groups)
     return concat("one input and one output channel a group, here ", p.c_per_group(), " and ", p.k_per_group());
+  if (pass == Pass::dgrad && p.pad_mode != PadMode::zeros)
+    return concat("dgrad of padding by ", name_of(p.pad_mode), " adds what the padding received to the input");
   if (p.dtype == DType::f64) return "built for float32, float16 and bfloat16, not float64";
   if (auto reason = refuse_size(p); !reason.empty()) return reason;
   if (p.n * p.c > largest_coordinate) return "more than 2^30 planes";
@@ -70,7 +72,8 @@ Kernel<ConvProblem> depthwise_tiled_entry() {
           refuse,
           cost,
           prepare,
-          "depthwise_tiled"};
+          "depthwise_tiled",
+          true};
 }
 
 }  // namespace fastconv::planner

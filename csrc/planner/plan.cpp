@@ -44,6 +44,18 @@ void require_known(const std::string& name) {
   throw InvalidArgument(concat("kernel: '", name, "' is not in this backend's table (", known, ")"));
 }
 
+std::string refuse_padding(const Kernel<PoolProblem>&, const PoolProblem&) { return ""; }
+std::string refuse_padding(const Kernel<ConvProblem>& kernel, const ConvProblem& problem) {
+  if (kernel.pads_by_map || problem.pad_mode == PadMode::zeros) return "";
+  return concat("pads with zeros, not by ", name_of(problem.pad_mode));
+}
+
+template <class Problem>
+std::string refusal(const Kernel<Problem>& kernel, const Problem& problem, Pass pass, const PlanOptions& options) {
+  auto reason = refuse_padding(kernel, problem);
+  return reason.empty() ? kernel.refuse(problem, pass, options) : reason;
+}
+
 // The family that would be chosen for the reference batch; null where the bits of a sample are not promised (wgrad sums
 // over the batch), or where that choice has no family.
 template <class Problem>
@@ -53,7 +65,7 @@ const char* family_of(Problem problem, Pass pass, const PlanOptions& options) {
   const Kernel<Problem>* best = nullptr;
   double least = 0;
   for (const auto& kernel : table<Problem>()) {
-    if (!kernel.refuse(problem, pass, options).empty()) continue;
+    if (!refusal(kernel, problem, pass, options).empty()) continue;
     const double cost = kernel.cost(problem, pass, options).microseconds;
     if (!best || cost < least) best = &kernel, least = cost;
   }
@@ -78,7 +90,7 @@ std::vector<Candidate> candidates(const Problem& problem, Pass pass, const PlanO
     if (!options.kernel.empty() && options.kernel != kernel.name) {
       candidate.reason = concat("kernel='", options.kernel, "' was asked for");
     } else {
-      candidate.reason = kernel.refuse(problem, pass, options);
+      candidate.reason = refusal(kernel, problem, pass, options);
     }
     candidate.accepted = candidate.reason.empty();
     if (candidate.accepted) candidate.cost = kernel.cost(problem, pass, options);

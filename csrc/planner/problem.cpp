@@ -1,5 +1,6 @@
 #include "fastconv/problem.h"
 
+#include <algorithm>
 #include <limits>
 #include <numeric>
 
@@ -61,6 +62,12 @@ void ConvProblem::validate() {
             "dilation: too large, got ", show(dilation, rank));
     require(in[axis] < (int64_t(1) << 60) && pad_lo[axis] < (int64_t(1) << 60) && pad_hi[axis] < (int64_t(1) << 60),
             "padding: padded input too large to address");
+    const int64_t most = std::max(pad_lo[axis], pad_hi[axis]);
+    require(pad_mode != PadMode::reflect || most < in[axis] || most == 0, "padding: to reflect ", most,
+            " elements takes more than the input's ", in[axis]);
+    require(pad_mode != PadMode::circular || most <= in[axis], "padding: cannot wrap around more than once, got ", most,
+            " for an input of ", in[axis]);
+    require(pad_mode == PadMode::zeros || in[axis] > 0, "input: an empty one has nothing to pad with");
     out[axis] = output_size(in[axis], pad_lo[axis], pad_hi[axis], filter[axis], stride[axis], dilation[axis]);
     require(out[axis] > 0, "weight: kernel size ", show(filter, rank), " with dilation ", show(dilation, rank),
             " is greater than the padded input ", in[axis] + pad_lo[axis] + pad_hi[axis], " on spatial axis ",
@@ -84,8 +91,9 @@ double ConvProblem::bytes(Pass pass) const {
 std::string ConvProblem::describe() const {
   return concat("conv", rank, "d ", name_of(dtype), " ", name_of(layout), " N", n, " C", c, " K", k, " in ",
                 show(in, rank), " filter ", show(filter, rank), " stride ", show(stride, rank), " pad ",
-                show(pad_lo, rank), pad_hi == pad_lo ? "" : "+" + show(pad_hi, rank), " dilation ",
-                show(dilation, rank), " groups ", groups, " -> out ", show(out, rank));
+                show(pad_lo, rank), pad_hi == pad_lo ? "" : "+" + show(pad_hi, rank),
+                pad_mode == PadMode::zeros ? "" : concat(" ", name_of(pad_mode)), " dilation ", show(dilation, rank),
+                " groups ", groups, " -> out ", show(out, rank));
 }
 
 void PoolProblem::adapt_to(const Axes& size) {
@@ -157,6 +165,11 @@ const char* name_of(Pass pass) {
 
 const char* name_of(PoolKind kind) { return kind == PoolKind::max ? "max" : "average"; }
 
+const char* name_of(PadMode mode) {
+  constexpr const char* names[] = {"zeros", "reflect", "replicate", "circular"};
+  return names[int(mode)];
+}
+
 const char* name_of(Math math) {
   constexpr const char* names[] = {"ieee", "tf32", "tf32x3"};
   return names[int(math)];
@@ -176,6 +189,10 @@ Pass parse_pass(const std::string& name) {
 
 PoolKind parse_pool_kind(const std::string& name) {
   return parse_name(name, {PoolKind::max, PoolKind::average}, "kind");
+}
+
+PadMode parse_pad_mode(const std::string& name) {
+  return parse_name(name, {PadMode::zeros, PadMode::reflect, PadMode::replicate, PadMode::circular}, "padding_mode");
 }
 
 Math parse_math(const std::string& name) { return parse_name(name, {Math::ieee, Math::tf32, Math::tf32x3}, "math"); }

@@ -108,6 +108,7 @@ struct Kernel {
   Prepared<Problem> (*prepare)(const Problem&, Pass, const PlanOptions&);
   // Kernels of one family add up in the same order, so they give the same bits. Null: of none.
   const char* family = nullptr;
+  bool pads_by_map = false;  // conv: takes every padding mode; else zeros alone
 };
 
 struct Candidate {

@@ -23,6 +23,10 @@ enum class Pass : uint8_t { fprop, dgrad, wgrad, bgrad, gather, unpool, pick };
 
 enum class PoolKind : uint8_t { max, average };
 
+// What a convolution's padding holds: zeros, or the input itself, mirrored about its border elements, its border
+// elements, or its other end. Names and meaning are torch.nn.Conv2d's.
+enum class PadMode : uint8_t { zeros, reflect, replicate, circular };
+
 using Axes = std::array<int64_t, 3>;  // depth, height, width
 
 // THE output-size formula: how many positions a window of `window` taps, `dilation` apart, takes when it moves by
@@ -40,6 +44,7 @@ struct ConvProblem {
   Layout layout = Layout::nchw;  // of x, y and w alike: w is [K, C/groups, R, S] or [K, R, S, C/groups]
   int64_t n = 0, c = 0, k = 0, groups = 1;
   Axes in{1, 1, 1}, filter{1, 1, 1}, stride{1, 1, 1}, pad_lo{0, 0, 0}, pad_hi{0, 0, 0}, dilation{1, 1, 1};
+  PadMode pad_mode = PadMode::zeros;
   Axes out{1, 1, 1};  // set by validate()
 
   // Throws InvalidArgument where torch.nn.functional.conv{1,2,3}d raises; else fills in `out`.
@@ -92,11 +97,13 @@ struct PoolProblem {
 const char* name_of(Layout layout);
 const char* name_of(Pass pass);
 const char* name_of(PoolKind kind);
+const char* name_of(PadMode mode);
 const char* name_of(Math math);
 const char* name_of(Activation activation);
 Layout parse_layout(const std::string& name);
 Pass parse_pass(const std::string& name);
 PoolKind parse_pool_kind(const std::string& name);
+PadMode parse_pad_mode(const std::string& name);
 Math parse_math(const std::string& name);
 Activation parse_activation(const std::string& name);
 
