@@ -37,11 +37,11 @@ constexpr Registers igemm_narrow_x3[] = {{"igemm_gather<.*, 2, .*WarpTiling<64, 
                                          {"igemm_wgrad<.*, 2, .*WarpTiling<64, 64,[^>]*>, [24]", 168}};
 constexpr Registers depthwise_gather = {"depthwise<", 72}, depthwise_wgrad = {"depthwise_wgrad<", 144};
 constexpr Registers depthwise_tiled = {"depthwise_tiled<", 96};
-constexpr Registers depthwise_sums[] = {{"depthwise_sums<.*, 1, 3, [12]>", 128},
+constexpr Registers depthwise_sums[] = {{"depthwise_sums<.*, 1, 3, [12]>", 104},
                                         {"depthwise_sums<.*, 1, 5, [12]>", 120},
-                                        {"depthwise_sums<.*, 1, 7, [12]>", 144}};
+                                        {"depthwise_sums<.*, 1, 7, [12]>", 160}};
 // A word of channels a thread.
-constexpr Registers depthwise_word_sums[] = {{"depthwise_sums<.*, 2, 3, [12]>", 112},
+constexpr Registers depthwise_word_sums[] = {{"depthwise_sums<.*, 2, 3, [12]>", 96},
                                              {"depthwise_sums<.*, 2, 5, [12]>", 136},
                                              {"depthwise_sums<.*, 2, 7, [12]>", 184}};
 constexpr Registers pool_forward = {"pool_forward<", 128}, pool_backward = {"pool_backward<", 104};
