@@ -17,8 +17,8 @@ enum class Layout : uint8_t { nchw, nhwc };  // channels first or last, whatever
 
 // conv: fprop(x, w) -> y, dgrad(gy, w) -> gx, wgrad(x, gy) -> gw, bgrad(gy) -> gb.
 // pool: fprop(x) -> y, dgrad(gy) -> gx, and for max-pool gather(ggx) -> ggy, the derivative of its dgrad.
-// unpooling (of a max-pool problem only n, c, in and out count): unpool(y, indices) -> x with each y at its index in the
-// plane, 0 elsewhere, and pick(gx, indices) -> gy, its derivative.
+// unpooling (of a max-pool problem only n, c, in and out count): unpool(y, indices) -> x with each y at its index in
+// the plane, 0 elsewhere, and pick(gx, indices) -> gy, its derivative.
 enum class Pass : uint8_t { fprop, dgrad, wgrad, bgrad, gather, unpool, pick };
 
 enum class PoolKind : uint8_t { max, average };
