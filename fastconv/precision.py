@@ -21,7 +21,8 @@ class precision(settings.Choice):
     - ``"ieee"``: float32 products and sums.
     - ``"tf32"``: operands rounded to 10 bits, at tensor-core speed.
     - ``"tf32x3"``: float32 accuracy from three tf32 products of the operands' upper and lower parts (Ootomo and Yokota,
-      2022, "Recovering single precision accuracy from Tensor Cores"). An infinity times a number becomes NaN.
+      2022, "Recovering single precision accuracy from Tensor Cores"). Sums of fewer than 128 products (256 in a weight
+      gradient) are float32's own, which is more exact there. An infinity times a number becomes NaN.
 
     It is the least that is asked for: where no kernel for tensor cores takes a problem, and on the native CPU backend,
     float32 itself is used. A backward pass uses the mode of its forward pass. Other dtypes are not concerned.
