@@ -277,6 +277,13 @@ def _has_hooks(*modules: torch.nn.Module) -> bool:
     return any(getattr(each, kind, None) for each in modules for kind in kinds)
 
 
+def _padded(conv: torch.nn.Conv2d, input: Tensor) -> tuple[Tensor, Any]:
+    """The input, padded as ``conv`` would unless with zeros, and the padding that is left."""
+    if conv.padding_mode == "zeros":
+        return input, conv.padding
+    return torch_functional.pad(input, conv._reversed_padding_repeated_twice, mode=conv.padding_mode), 0
+
+
 class ConvBNAct(torch.nn.Module):
     """Convolution, BatchNorm and activation: activation(bn(conv(x)) + residual).
 
@@ -382,10 +389,7 @@ class ConvBNAct(torch.nn.Module):
             return activation_of(self.activation, self.negative_slope).apply(y if residual is None else y + residual)
         bn._check_input_dim(input)
         weight, bias = self._fold.of(conv, bn)
-        padding = conv.padding
-        if conv.padding_mode != "zeros":
-            input = torch_functional.pad(input, conv._reversed_padding_repeated_twice, mode=conv.padding_mode)
-            padding = 0
+        input, padding = _padded(conv, input)
         return functional.conv2d_bias_act(
             input,
             weight,
@@ -476,10 +480,7 @@ class SeparableConv2d(torch.nn.Module):
         first, second = self.depthwise, self.pointwise
         if _has_hooks(first, second) or not (isinstance(first, Conv2d) and isinstance(second, Conv2d)):
             return second(first(input))
-        padding = first.padding
-        if first.padding_mode != "zeros":
-            input = torch_functional.pad(input, first._reversed_padding_repeated_twice, mode=first.padding_mode)
-            padding = 0
+        input, padding = _padded(first, input)
         return functional.separable_conv2d(
             input,
             first.weight,

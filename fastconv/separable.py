@@ -25,7 +25,7 @@ from .autograd import conv_bgrad, conv_dgrad, conv_wgrad
 from .convolution import Convolution
 from .dispatch import elsewhere, is_plain, is_watched, ordinary
 from .fused import check_residual, conv2d_bias_act
-from .routes import BY_NAME, _autocast, conv_route
+from .routes import BY_NAME, _arguments, _autocast, conv_route
 from .units import si
 
 
@@ -189,7 +189,7 @@ class _Separable(Function):
     ) -> Tensor:
         """z lives only as long as this runs."""
         ctx.save_for_backward(x, dw, db, pw)
-        ctx.geometry, ctx.act, ctx.bias = geometry, act, bias is not None
+        ctx.geometry, ctx.act = geometry, act
         z = _depthwise(x, dw, db, geometry, act)
         return conv2d_bias_act(z, pw, bias, None, None)
 
@@ -280,21 +280,10 @@ class _Route:
         return SeparablePlan(self.depthwise.plan(pass_), self.pointwise.plan(pass_), self.between_bytes, pass_)
 
 
-def _route(
-    input: Tensor,
-    depthwise_weight: Tensor,
-    pointwise_weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    *,
-    depthwise_bias: Tensor | None = None,
-    depthwise_activation: str | None = None,
-    activation: str | None = None,
-    residual: Tensor | None = None,
-    negative_slope: float = 0.01,
-) -> _Route:
+def _route(*args: Any, **kwargs: Any) -> _Route:
+    given = _arguments("separable_conv2d", args, kwargs)
+    input, depthwise_weight, pointwise_weight, bias, stride, padding, dilation, *named = given
+    depthwise_bias, depthwise_activation, activation, residual, negative_slope = named
     geometry, slope = (stride, padding, dilation), {"negative_slope": negative_slope}
     check(input, depthwise_weight, depthwise_bias, pointwise_weight, bias, residual)
     x = input.unsqueeze(0) if input.dim() == 3 else input
