@@ -6,6 +6,7 @@
 
 #include "cpu/costs.h"
 #include "cpu/entries.h"
+#include "cpu/pages.h"
 
 namespace fastconv::cpu {
 namespace {
@@ -131,7 +132,7 @@ Prepared<ConvProblem> prepare(const ConvProblem& p, Pass pass, const PlanOptions
 Kernel<ConvProblem> depthwise_entry() {
   return {"depthwise",
           "one filter a channel, any stride and dilation; vectors along the width (NCHW) or of channels (NHWC)", refuse,
-          cost, prepare};
+          cost, in_huge_pages<ConvProblem, prepare>};
 }
 
 }  // namespace fastconv::cpu

@@ -6,6 +6,7 @@
 
 #include "cpu/costs.h"
 #include "cpu/entries.h"
+#include "cpu/pages.h"
 
 namespace fastconv::cpu {
 namespace {
@@ -98,7 +99,7 @@ InterleavedPlan::InterleavedPlan(const AxisMap (&axis)[3], int64_t most) : phase
 
 Kernel<ConvProblem> interleaved_entry() {
   return {"interleaved", "one filter a channel; blocks of channels side by side in a padded copy that stays in cache",
-          refuse, cost, prepare};
+          refuse, cost, in_huge_pages<ConvProblem, prepare>};
 }
 
 }  // namespace fastconv::cpu
