@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as torch_functional
 
 from . import backends, plans, settings
 from .arguments import Ints, Rejected, conv_padding, dense, dense_strides, integers, is_channels_last, is_dense
@@ -63,6 +64,8 @@ class Convolution:
     operation = "conv"
     #: torch's functions of this kind are named so, with the rank and "d" behind; what their arguments are called
     kind, arguments = "conv", ConvArguments
+    #: What padding holds: "zeros", or a mode of padded.py.
+    padding_mode = "zeros"
     #: The pass that the call itself is. (A transposed convolution's is another: transposed.py.)
     forward_pass = "fprop"
 
@@ -94,6 +97,11 @@ class Convolution:
         if self.module is not None:
             self._make_problem(high)
         self.forward = self._bind_forward(x, w, bias)
+
+    @classmethod
+    def torchs(cls, rank: int) -> Callable[..., Tensor]:
+        """PyTorch's function of the call."""
+        return getattr(torch_functional, f"{cls.kind}{rank}d")
 
     def _read(self, bias: Tensor | None) -> tuple[Ints, Ints]:
         """Check the sizes and set ``x_shape``; the padding below and above. Raises Rejected."""
@@ -133,6 +141,7 @@ class Convolution:
                 groups=self.groups,
                 dtype=backends.DTYPES[self.dtype],
                 layout="nhwc" if self.channels_last else "nchw",
+                padding_mode=self.padding_mode,
             )
         except (RuntimeError, TypeError, OverflowError) as error:
             raise Rejected(str(error)) from None

@@ -26,6 +26,9 @@ from .adaptive import adaptive_max_pool3d_with_indices as adaptive_max_pool3d_wi
 from .convolution import Convolution
 from .dispatch import elsewhere, is_watched
 from .fused import conv2d_bias_act as conv2d_bias_act
+from .padded import padded_conv1d as padded_conv1d
+from .padded import padded_conv2d as padded_conv2d
+from .padded import padded_conv3d as padded_conv3d
 from .precision import torchs_switch
 from .repeats import known
 from .routes import convolve, pool

@@ -10,13 +10,12 @@ operators, and what is left is a convolution (autograd.py). The residual's gradi
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.nn import functional as torch_functional
 
 from . import plans, settings
 from .activations import Activation, activation_of
@@ -32,6 +31,7 @@ from .autograd import (
 )
 from .convolution import Convolution
 from .dispatch import elsewhere, is_plain, is_watched, ordinary
+from .padded import PaddedConvolution
 from .precision import torchs_switch
 from .repeats import known, remember
 from .routes import BY_NAME, _are_constant, _autocast, conv_route
@@ -54,6 +54,7 @@ def conv2d_bias_act(
     groups: int = 1,
     *,
     negative_slope: float = 0.01,
+    padding_mode: str = "zeros",
 ) -> Tensor:
     """activation(conv2d(input, weight, bias, stride, padding, dilation, groups) + residual), rounded once.
 
@@ -72,21 +73,21 @@ def conv2d_bias_act(
         padding: an int, a pair, "valid" or "same".
         groups: divides C and K.
         negative_slope: of leaky_relu.
+        padding_mode: "zeros", or as for padded_conv2d.
 
     Returns:
         [N, K, P, Q] (or [K, P, Q]), channels_last if input or weight is.
 
     Raises:
-        ValueError: unknown activation.
+        ValueError: unknown activation or padding_mode.
         TypeError, RuntimeError: a bad residual; or as torch.nn.functional.conv2d, with a message that names the
             argument.
     """
     arguments = (activation, stride, padding, dilation, groups)
+    named = {"negative_slope": negative_slope, "padding_mode": padding_mode}
     if is_watched():
         activation_of(activation)  # or torch would compute before it complains
-        return elsewhere(
-            conv2d_bias_act, by_torch, input, weight, bias, residual, *arguments, negative_slope=negative_slope
-        )
+        return elsewhere(conv2d_bias_act, by_torch, input, weight, bias, residual, *arguments, **named)
     key = (
         conv2d_bias_act,
         activation,
@@ -96,6 +97,7 @@ def conv2d_bias_act(
         id(dilation),
         id(groups),
         negative_slope,
+        padding_mode,
         bias is None,
         residual is None,
         _is_grad_enabled(),
@@ -107,7 +109,7 @@ def conv2d_bias_act(
     for check, run, _ in known.get(key, ()):
         if check(*tensors):
             return run(input, weight, bias, residual)
-    return _the_long_way(key, input, weight, bias, residual, arguments, negative_slope)
+    return _the_long_way(key, input, weight, bias, residual, arguments, named)
 
 
 def by_torch(
@@ -118,27 +120,39 @@ def by_torch(
     activation: str | None,
     *arguments: Any,
     negative_slope: float = 0.01,
+    padding_mode: str = "zeros",
 ) -> Tensor:
     """:func:`conv2d_bias_act` by torch.nn.functional alone."""
-    y = torch_functional.conv2d(input, weight, bias, *arguments)
+    kind, arguments = _kind_of(arguments, padding_mode)
+    y = kind.torchs(2)(input, weight, bias, *arguments)
     return activation_of(activation, negative_slope).apply(y if residual is None else y + residual)
 
 
+def _kind_of(geometry: tuple[Any, ...], padding_mode: str) -> tuple[type[Convolution], tuple[Any, ...]]:
+    """The class of the convolution, and its arguments."""
+    return (Convolution, geometry) if padding_mode == "zeros" else (PaddedConvolution, (*geometry, padding_mode))
+
+
 def _the_long_way(
-    repeat: Any, x: Any, w: Any, bias: Any, residual: Any, arguments: tuple[Any, ...], slope: float
+    repeat: Any, x: Any, w: Any, bias: Any, residual: Any, arguments: tuple[Any, ...], named: dict[str, Any]
 ) -> Tensor:
-    act = activation_of(arguments[0], slope)
+    act = activation_of(arguments[0], named["negative_slope"])
     if residual is not None and not isinstance(residual, Tensor):
         raise TypeError(f"conv2d_bias_act: residual: expected a Tensor or None, got {type(residual).__name__}")
     tensors = [each for each in (x, w, bias, residual) if each is not None]
     if not (all(is_plain(each) for each in tensors) and ordinary()):
-        return elsewhere(conv2d_bias_act, by_torch, x, w, bias, residual, *arguments, negative_slope=slope)
+        return elsewhere(conv2d_bias_act, by_torch, x, w, bias, residual, *arguments, **named)
     if x.dim() == 3:
         if residual is not None and residual.dim() == 3:
             residual = residual.unsqueeze(0)
-        return conv2d_bias_act(x.unsqueeze(0), w, bias, residual, *arguments, negative_slope=slope).squeeze(0)
+        return conv2d_bias_act(x.unsqueeze(0), w, bias, residual, *arguments, **named).squeeze(0)
     operands = _autocast(x, w, bias, residual)
-    conv = conv_route(Convolution, 2, *operands[:3], *arguments[1:])
+    kind, geometry = _kind_of(arguments[1:], named["padding_mode"])
+    conv = conv_route(kind, 2, *operands[:3], *geometry)
+    if _pads_first(conv, bias):  # then the epilogue is that of a convolution without padding
+        activation, stride, _, *others = arguments
+        unpadded = (activation, stride, 0, *others)
+        return conv2d_bias_act(conv.pad(x), w, bias, residual, *unpadded, negative_slope=named["negative_slope"])
     recorded = torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
     if not isinstance(conv, Convolution) or conv.module is None:
         return _torchs(conv, act)(*operands)
@@ -147,8 +161,12 @@ def _the_long_way(
     result = run(*operands)
     is_cast = any(a is not b for a, b in zip(operands, (x, w, bias, residual), strict=True))
     if not is_cast and _are_constant(arguments):
-        remember(repeat, (arguments, slope), run, *tensors)
+        remember(repeat, (arguments, named), run, *tensors)
     return result
+
+
+def _pads_first(conv: Any, bias: Any) -> bool:
+    return isinstance(conv, PaddedConvolution) and conv.module is not None and conv.pads_first(bias is not None)
 
 
 def check_residual(
@@ -349,14 +367,32 @@ def _conv2d_bias_act_route(
     groups: int = 1,
     *,
     negative_slope: float = 0.01,
+    padding_mode: str = "zeros",
 ) -> Any:
     act = activation_of(activation, negative_slope)
     x = input.unsqueeze(0) if input.dim() == 3 else input
     operands = _autocast(x, weight, bias)
-    conv = conv_route(Convolution, 2, *operands, stride, padding, dilation, groups)
+    kind, geometry = _kind_of((stride, padding, dilation, groups), padding_mode)
+    conv = conv_route(kind, 2, *operands, *geometry)
     if not isinstance(conv, Convolution) or conv.module is None:
         return conv
-    return fused_of(conv, act, bias is not None, residual is not None)
+    inner = conv.inner if _pads_first(conv, bias) else conv
+    fused = fused_of(inner, act, bias is not None, residual is not None)
+    return fused if inner is conv else _PadsFirst(conv, bias is not None, fused)
+
+
+class _PadsFirst:
+    """The route of a call that pads first, and then is ``fused``, of the padded input."""
+
+    def __init__(self, conv: PaddedConvolution, bias: bool, fused: FusedConvolution) -> None:
+        self.module, self.operation, self.plan_options = conv.module, conv.operation, conv.plan_options
+        self.conv, self.bias, self.fused = conv, bias, fused
+
+    def plan(self, pass_: str) -> Any:
+        """The pass's plan; that of fprop has the epilogue."""
+        if pass_ != "fprop":
+            return self.conv.plan(pass_)
+        return replace(self.conv._plan("fprop", self.bias), inner=self.fused.plan("fprop"))
 
 
 BY_NAME["conv2d_bias_act"] = _conv2d_bias_act_route

@@ -16,13 +16,19 @@ from .activations import activation_of, name_of_module
 from .folding import Fold
 
 
-def _conv_forward(conv: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """torch.nn.Conv*d._conv_forward, by ``conv``. (torch.jit.script compiles what a closure returns.)"""
+def _conv_forward(conv: Callable[..., Tensor], padded_conv: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """torch.nn.Conv*d._conv_forward, by these two. (torch.jit.script compiles what a closure returns; it does not know
+    ``padded_conv``.)
+    """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.padding_mode != "zeros":
-            input = torch_functional.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
-            return conv(input, weight, bias, self.stride, 0, self.dilation, self.groups)
+            if torch.jit.is_scripting():
+                input = torch_functional.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+                return conv(input, weight, bias, self.stride, 0, self.dilation, self.groups)
+            else:
+                geometry = (self.stride, self.padding, self.dilation, self.groups)
+                return padded_conv(input, weight, bias, *geometry, self.padding_mode)
         return conv(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
     return _conv_forward
@@ -31,19 +37,19 @@ def _conv_forward(conv: Callable[..., Tensor]) -> Callable[..., Tensor]:
 class Conv1d(torch.nn.Conv1d):
     """torch.nn.Conv1d: same arguments, parameters and padding modes."""
 
-    _conv_forward = _conv_forward(functional.conv1d)
+    _conv_forward = _conv_forward(functional.conv1d, functional.padded_conv1d)
 
 
 class Conv2d(torch.nn.Conv2d):
     """torch.nn.Conv2d: same arguments, parameters and padding modes."""
 
-    _conv_forward = _conv_forward(functional.conv2d)
+    _conv_forward = _conv_forward(functional.conv2d, functional.padded_conv2d)
 
 
 class Conv3d(torch.nn.Conv3d):
     """torch.nn.Conv3d: same arguments, parameters and padding modes."""
 
-    _conv_forward = _conv_forward(functional.conv3d)
+    _conv_forward = _conv_forward(functional.conv3d, functional.padded_conv3d)
 
 
 def _transpose_forward(conv_transpose: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -277,13 +283,6 @@ def _has_hooks(*modules: torch.nn.Module) -> bool:
     return any(getattr(each, kind, None) for each in modules for kind in kinds)
 
 
-def _padded(conv: torch.nn.Conv2d, input: Tensor) -> tuple[Tensor, Any]:
-    """The input, padded as ``conv`` would unless with zeros, and the padding that is left."""
-    if conv.padding_mode == "zeros":
-        return input, conv.padding
-    return torch_functional.pad(input, conv._reversed_padding_repeated_twice, mode=conv.padding_mode), 0
-
-
 class ConvBNAct(torch.nn.Module):
     """Convolution, BatchNorm and activation: activation(bn(conv(x)) + residual).
 
@@ -389,7 +388,6 @@ class ConvBNAct(torch.nn.Module):
             return activation_of(self.activation, self.negative_slope).apply(y if residual is None else y + residual)
         bn._check_input_dim(input)
         weight, bias = self._fold.of(conv, bn)
-        input, padding = _padded(conv, input)
         return functional.conv2d_bias_act(
             input,
             weight,
@@ -397,10 +395,11 @@ class ConvBNAct(torch.nn.Module):
             residual,
             self.activation,
             conv.stride,
-            padding,
+            conv.padding,
             conv.dilation,
             conv.groups,
             negative_slope=self.negative_slope,
+            padding_mode=conv.padding_mode,
         )
 
     def extra_repr(self) -> str:
@@ -480,16 +479,16 @@ class SeparableConv2d(torch.nn.Module):
         first, second = self.depthwise, self.pointwise
         if _has_hooks(first, second) or not (isinstance(first, Conv2d) and isinstance(second, Conv2d)):
             return second(first(input))
-        input, padding = _padded(first, input)
         return functional.separable_conv2d(
             input,
             first.weight,
             second.weight,
             second.bias,
             first.stride,
-            padding,
+            first.padding,
             first.dilation,
             depthwise_bias=first.bias,
+            padding_mode=first.padding_mode,
         )
 
 

@@ -90,7 +90,8 @@ def make_plan(
             raise RuntimeError(f"kernel: no native kernel accepts this problem\n{plan.explain()}")
         best = min(native, key=lambda each: each.cost.microseconds)
         plan = make(problem, pass_, kernel=best.kernel, **options)
-    if plan.is_aten:
+    # Of padding that is not zeros PyTorch may only pad (padded.py).
+    if plan.is_aten and getattr(problem, "padding_mode", "zeros") == "zeros":
         note_aten(plan)
     return plan
 

@@ -45,7 +45,7 @@ def convolve(
     """A call ``function(x, w, bias, *arguments)`` of a convolution; ``repeat`` is its key among the repeats."""
     tensors = (x, w) if bias is None else (x, w, bias)
     if not (all(is_plain(each) for each in tensors) and ordinary()):
-        return elsewhere(function, getattr(torch_functional, function.__name__), x, w, bias, *arguments)
+        return elsewhere(function, kind.torchs(rank), x, w, bias, *arguments)
     operands = _autocast(x, w, bias)
     if x.dim() == rank + 1:
         return function(x.unsqueeze(0), w, bias, *arguments).squeeze(0)
@@ -216,8 +216,8 @@ def conv_route(kind: type[Convolution], rank: int, x: Any, w: Any, bias: Any, *a
         return _find(key, lambda: kind(x, w, bias, _frozen(arguments), rank))
     except Rejected as refusal:
         name = f"{kind.kind}{rank}d"
-        torch_function = getattr(torch_functional, name)
-        return _settle(refusal, name, lambda x, w, bias: torch_function(x, w, bias, *arguments), x, w, bias)
+        torchs = kind.torchs(rank)
+        return _settle(refusal, name, lambda x, w, bias: torchs(x, w, bias, *arguments), x, w, bias)
 
 
 def pool_route(of: type[Pooling], rank: int, kind: str, x: Any, *arguments: Any) -> Any:
@@ -247,9 +247,9 @@ def _arguments(name: str, args: Any, kwargs: Any) -> list[Any]:
     return list(call.arguments.values())
 
 
-def _conv(kind: type[Convolution], rank: int) -> Callable[..., Any]:
+def _conv(kind: type[Convolution], rank: int, name: str = "") -> Callable[..., Any]:
     def route(*args: Any, **kwargs: Any) -> Any:
-        x, w, bias, *rest = _arguments(f"{kind.kind}{rank}d", args, kwargs)
+        x, w, bias, *rest = _arguments(name or f"{kind.kind}{rank}d", args, kwargs)
         return conv_route(kind, rank, *_autocast(_batched(x, rank), w, bias), *rest)
 
     return route

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as torch_functional
 
+from . import fused
 from .activations import Activation, activation_of
 from .autograd import conv_bgrad, conv_dgrad, conv_wgrad
 from .convolution import Convolution
@@ -43,6 +44,7 @@ def separable_conv2d(
     activation: str | None = None,
     residual: Tensor | None = None,
     negative_slope: float = 0.01,
+    padding_mode: str = "zeros",
 ) -> Tensor:
     """A depthwise convolution of every channel, then a 1x1 convolution across them (Xception, arXiv:1610.02357).
 
@@ -61,12 +63,13 @@ def separable_conv2d(
         depthwise_activation, activation: as for conv2d_bias_act; None: none.
         residual: a tensor of the output's shape, of input's dtype and device, or None.
         negative_slope: of leaky_relu.
+        padding_mode: of the depthwise convolution: "zeros", or as for padded_conv2d.
 
     Returns:
         [N, K, P, Q] (or [K, P, Q]), channels_last if input or a weight is.
 
     Raises:
-        ValueError: unknown activation.
+        ValueError: unknown activation or padding_mode.
         TypeError, RuntimeError: bad arguments, with a message that names the argument.
     """
     between, after = activation_of(depthwise_activation, negative_slope), activation_of(activation, negative_slope)
@@ -81,8 +84,9 @@ def separable_conv2d(
             activation=activation,
             residual=residual,
             negative_slope=negative_slope,
+            padding_mode=padding_mode,
         )
-    return _in_order(*operands, (stride, padding, dilation), between, after)
+    return _in_order(*operands, (stride, padding, dilation, padding_mode), between, after)
 
 
 def by_torch(
@@ -99,12 +103,14 @@ def by_torch(
     activation: str | None,
     residual: Tensor | None,
     negative_slope: float,
+    padding_mode: str,
 ) -> Tensor:
     """:func:`separable_conv2d` by torch.nn.functional alone."""
-    geometry = (stride, padding, dilation)
     check(input, depthwise_weight, depthwise_bias, pointwise_weight, bias, residual)
-    z = torch_functional.conv2d(input, depthwise_weight, depthwise_bias, *geometry, input.shape[-3])
-    y = torch_functional.conv2d(activation_of(depthwise_activation, negative_slope).apply(z), pointwise_weight, bias)
+    geometry = (stride, padding, dilation, input.shape[-3])
+    named = {"negative_slope": negative_slope, "padding_mode": padding_mode}
+    z = fused.by_torch(input, depthwise_weight, depthwise_bias, None, depthwise_activation, *geometry, **named)
+    y = torch_functional.conv2d(z, pointwise_weight, bias)
     return activation_of(activation, negative_slope).apply(y if residual is None else y + residual)
 
 
@@ -115,7 +121,7 @@ def _in_order(
     pw: Tensor,
     bias: Tensor | None,
     residual: Tensor | None,
-    geometry: tuple[Any, Any, Any],
+    geometry: tuple[Any, Any, Any, str],
     between: Activation,
     after: Activation,
 ) -> Tensor:
@@ -134,8 +140,12 @@ def _in_order(
     return after.apply(y if residual is None else y + residual)
 
 
-def _depthwise(x: Tensor, dw: Tensor, db: Tensor | None, geometry: tuple[Any, Any, Any], act: Activation) -> Tensor:
-    return conv2d_bias_act(x, dw, db, None, act.name, *geometry, x.shape[1], negative_slope=act.slope)
+def _depthwise(
+    x: Tensor, dw: Tensor, db: Tensor | None, geometry: tuple[Any, Any, Any, str], act: Activation
+) -> Tensor:
+    *geometry, mode = geometry
+    named = {"negative_slope": act.slope, "padding_mode": mode}
+    return conv2d_bias_act(x, dw, db, None, act.name, *geometry, x.shape[1], **named)
 
 
 def check(x: Any, dw: Any, db: Any, pw: Any, bias: Any, residual: Any) -> None:
@@ -184,7 +194,7 @@ class _Separable(Function):
         db: Tensor | None,
         pw: Tensor,
         bias: Tensor | None,
-        geometry: tuple[Any, Any, Any],
+        geometry: tuple[Any, Any, Any, str],
         act: Activation,
     ) -> Tensor:
         """z lives only as long as this runs."""
@@ -283,12 +293,13 @@ class _Route:
 def _route(*args: Any, **kwargs: Any) -> _Route:
     given = _arguments("separable_conv2d", args, kwargs)
     input, depthwise_weight, pointwise_weight, bias, stride, padding, dilation, *named = given
-    depthwise_bias, depthwise_activation, activation, residual, negative_slope = named
+    depthwise_bias, depthwise_activation, activation, residual, negative_slope, padding_mode = named
     geometry, slope = (stride, padding, dilation), {"negative_slope": negative_slope}
     check(input, depthwise_weight, depthwise_bias, pointwise_weight, bias, residual)
     x = input.unsqueeze(0) if input.dim() == 3 else input
     route = BY_NAME["conv2d_bias_act"]
-    first = route(x, depthwise_weight, depthwise_bias, None, depthwise_activation, *geometry, x.shape[1], **slope)
+    operands = (x, depthwise_weight, depthwise_bias, None)
+    first = route(*operands, depthwise_activation, *geometry, x.shape[1], **slope, padding_mode=padding_mode)
     # The shape and layout of z, without computing it.
     with torch.device("meta"):
         meta = torch_functional.conv2d(

@@ -1,4 +1,5 @@
 #include "kernels/depthwise.h"
+#include "kernels/depthwise_images.h"
 
 namespace fastconv::kernels {
 
@@ -14,6 +15,11 @@ void launch_depthwise_wgrad(bool channels_last, const device::Launch& launch, co
   device::launch(depthwise_wgrad<T, false>, launch, params);
 }
 
+template <class T>
+void launch_depthwise_images(const device::Launch& launch, const DepthwiseImagesParams& params) {
+  device::launch(depthwise_images<T>, launch, params);
+}
+
 #define FASTCONV_DEPTHWISE_INSTANCES(T)                                                         \
   template void launch_depthwise<T>(bool, bool, const device::Launch&, const DepthwiseParams&); \
   template void launch_depthwise_wgrad<T>(bool, const device::Launch&, const WgradParams&);
@@ -22,5 +28,9 @@ FASTCONV_DEPTHWISE_INSTANCES(double)
 FASTCONV_DEPTHWISE_INSTANCES(float)
 FASTCONV_DEPTHWISE_INSTANCES(f16)
 FASTCONV_DEPTHWISE_INSTANCES(bf16)
+
+template void launch_depthwise_images<float>(const device::Launch&, const DepthwiseImagesParams&);
+template void launch_depthwise_images<f16>(const device::Launch&, const DepthwiseImagesParams&);
+template void launch_depthwise_images<bf16>(const device::Launch&, const DepthwiseImagesParams&);
 
 }  // namespace fastconv::kernels

@@ -3,8 +3,8 @@
 //
 //    a plane of the source                Only elements that the source has are staged: a patch at the rim is moved
 //   +---------------------------+         inwards, and who reads beyond it asks for zero. Padding that is not zeros is
-//   |    patch (shared)         |         staged like the rest: `source_coordinate`, the one place that maps a patch's
-//   |   +-------------------+   |         coordinates to the source's, says what it holds.
+//   |    patch (shared)         |         staged like the rest: `padding_source` says what it
+//   |   +-------------------+   |         holds.
 //   |   | windows of the    |   |         Copies are of 16 bytes where rows (channels first) or channels (last) allow,
 //   |   | tile's outputs    |   |         of 4, or of single elements.
 //   |   +-------------------+   |
@@ -13,6 +13,7 @@
 
 #include "device/device.h"
 #include "kernels/depthwise_tile_params.h"
+#include "kernels/padding.h"
 
 namespace fastconv::kernels {
 
@@ -45,16 +46,6 @@ FC_DEVICE int column_place(const DepthwiseTile& t, int column) {
   return t.half > 0 ? (column >> 1) + (column & 1) * t.half : column;
 }
 
-// The index map: from a coordinate of the patch to the source's. Zeros are nowhere in a patch; of the other modes, a
-// patch is of the padded source, and what lies beyond the padding, which nobody reads, is the nearest element.
-FC_DEVICE int source_coordinate(PadMode mode, const TileAxis& a, int at) {
-  if (mode == PadMode::zeros) return at;
-  const int last = a.source_extent - 1;
-  if (mode == PadMode::reflect) at = at < 0 ? -at : at > last ? 2 * last - at : at;
-  if (mode == PadMode::circular) at = at < 0 ? at + last + 1 : at > last ? at - last - 1 : at;
-  return min(max(at, 0), last);
-}
-
 template <class T, int Bytes>
 FC_DEVICE void copy_patch(const DepthwiseTile& t, const TileBlock& block, const T* source, const Strides& strides,
                           const Shared<T>& patch) {
@@ -68,9 +59,9 @@ FC_DEVICE void copy_patch(const DepthwiseTile& t, const TileBlock& block, const 
     const int x = column * t.copy_columns;
     const bool on = plane < block.planes && block.first_channel + c < t.channels;
     const T* from = source + (block.first_plane + plane) * t.outer_stride + block.first_channel + c +
-                    source_coordinate(t.pad_mode, t.axis[0], block.start[0] + z) * strides.axis[0] +
-                    source_coordinate(t.pad_mode, t.axis[1], block.start[1] + y) * strides.axis[1] +
-                    source_coordinate(t.pad_mode, t.axis[2], block.start[2] + x) * strides.axis[2];
+                    padding_source(t.pad_mode, t.axis[0].source_extent, block.start[0] + z) * strides.axis[0] +
+                    padding_source(t.pad_mode, t.axis[1].source_extent, block.start[1] + y) * strides.axis[1] +
+                    padding_source(t.pad_mode, t.axis[2].source_extent, block.start[2] + x) * strides.axis[2];
     const int to = plane * t.plane_pitch + z * t.slice_pitch + y * t.row_pitch + column_place(t, x) * t.chunk + c;
     if constexpr (Bytes >= 4) {
       cp_async<Bytes>(patch.address(to), from, on);

@@ -4,6 +4,7 @@
 
 #include <functional>
 
+#include "kernels/depthwise_params.h"
 #include "kernels/depthwise_tile_params.h"
 #include "planner/gpu_conv.h"
 
@@ -55,6 +56,23 @@ std::string refuse_tiling(const ConvProblem& p, Pass pass);
 // The cheapest tile of fprop or dgrad. Of a problem that is not refused.
 DepthwiseTiling tiling_of(const ConvProblem& p, Pass pass, const PlanOptions& options);
 Cost tiling_cost(const ConvProblem& p, Pass pass, const DepthwiseTiling& tiling, const PlanOptions& options);
+
+// ---- dgrad where padding repeats the input: gpu_depthwise_images.cpp ----
+
+// How a pass is made of the tiled kernel and, where padding holds images of elements, kernels/depthwise_images.h.
+struct Images {
+  ConvProblem tiled;                        // what the tiled kernel computes
+  kernels::DepthwiseImagesParams params{};  // but for addresses
+  int64_t blocks = 0, workspace_bytes = 0;  // no blocks: there are no images
+  Cost cost{};
+
+  std::string describe() const;
+};
+// The cheaper way for a batch of kReferenceBatch, within the workspace allowed.
+Images images_of(const ConvProblem& p, Pass pass, const PlanOptions& options);
+// `args` are the pass's own.
+ConvArgs args_of_tiled(const Images& images, const ConvArgs& args);
+void add_images(const ConvProblem& p, const Images& images, const ConvArgs& args);
 
 // ---- wgrad: gpu_depthwise_sums.cpp ----
 

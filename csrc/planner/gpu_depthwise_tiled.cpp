@@ -12,17 +12,19 @@ std::string refuse(const ConvProblem& p, Pass pass, const PlanOptions& options) 
     return concat("computes fprop, dgrad and wgrad, not ", name_of(pass));
   if (p.c != p.groups || p.k != p.groups)
     return concat("one input and one output channel a group, here ", p.c_per_group(), " and ", p.k_per_group());
-  if (pass == Pass::dgrad && p.pad_mode != PadMode::zeros)
-    return concat("dgrad of padding by ", name_of(p.pad_mode), " adds what the padding received to the input");
   if (p.dtype == DType::f64) return "built for float32, float16 and bfloat16, not float64";
   if (auto reason = refuse_size(p); !reason.empty()) return reason;
   if (p.n * p.c > largest_coordinate) return "more than 2^30 planes";
-  return pass == Pass::wgrad ? refuse_sums(p, options) : refuse_tiling(p, pass);
+  if (pass == Pass::wgrad) return refuse_sums(p, options);
+  const Images images = images_of(p, pass, options);
+  return images.blocks > largest_grid ? "needs more than 2^31 - 1 blocks" : refuse_tiling(images.tiled, pass);
 }
 
 Cost cost(const ConvProblem& p, Pass pass, const PlanOptions& options) {
   if (pass == Pass::wgrad) return sums_cost(p, options);
-  return tiling_cost(p, pass, tiling_of(p, pass, options), options);
+  const Images images = images_of(p, pass, options);
+  const Cost main = tiling_cost(images.tiled, pass, tiling_of(images.tiled, pass, options), options);
+  return images.blocks > 0 ? main + images.cost : main;
 }
 
 struct DepthwiseTiledRun {
@@ -30,9 +32,11 @@ struct DepthwiseTiledRun {
   Pass pass;
   int device;
   DepthwiseTiling tiling;
+  Images images;
 
-  void operator()(const ConvArgs& args) const {
+  void operator()(const ConvArgs& given) const {
     const device::DeviceScope scope(device);
+    const ConvArgs args = args_of_tiled(images, given);
     const int64_t word = tiling.vector * size_of(problem.dtype);
     DepthwiseTiledParams now = tiling.params;
     set_addresses(now.gather, args);
@@ -42,25 +46,29 @@ struct DepthwiseTiledRun {
     auto launch = one_dimensional(pass == Pass::dgrad ? "depthwise_tiled_dgrad" : "depthwise_tiled_fprop",
                                   tiling.blocks, depthwise_tile_threads, args.stream);
     launch.shared_bytes = size_t(tiling.shared_bytes);
-    name_gather_regions(launch, problem, problem, pass, args);
+    name_gather_regions(launch, images.tiled, images.tiled, pass, args);
     visit_dtype(problem.dtype, [&](auto t) {
       using T = decltype(t);
       if constexpr (!std::is_same_v<T, double>)
         launch_depthwise_tiled<T>(tiling.vector > 1, tiling.strip_taps, tiling.step, launch, now);
     });
+    add_images(problem, images, given);
   }
 };
 
 Prepared<ConvProblem> prepare(const ConvProblem& p, Pass pass, const PlanOptions& options) {
   if (pass == Pass::wgrad) return prepare_sums(p, options);
-  const DepthwiseTiling tiling = tiling_of(p, pass, options);
+  const Images images = images_of(p, pass, options);
+  const DepthwiseTiling tiling = tiling_of(images.tiled, pass, options);
   const DepthwiseTile& t = tiling.params.tile;
   Prepared<ConvProblem> prepared;
-  prepared.launch = DepthwiseTiledRun{p, pass, options.device, tiling};
-  prepared.detail = concat("tile ", t.axis[0].tile, "x", t.axis[1].tile, "x", t.axis[2].tile, " of ", t.planes,
-                           p.layout == Layout::nhwc ? " samples and " : " planes, ",
-                           p.layout == Layout::nhwc ? concat(t.chunk, " channels, ") : "", "copies of ", t.copy_bytes,
-                           " bytes, grid ", tiling.blocks, ", ", tiling.shared_bytes, " bytes shared");
+  prepared.launch = DepthwiseTiledRun{p, pass, options.device, tiling, images};
+  prepared.workspace_bytes = images.workspace_bytes;
+  prepared.detail =
+      concat("tile ", t.axis[0].tile, "x", t.axis[1].tile, "x", t.axis[2].tile, " of ", t.planes,
+             p.layout == Layout::nhwc ? " samples and " : " planes, ",
+             p.layout == Layout::nhwc ? concat(t.chunk, " channels, ") : "", "copies of ", t.copy_bytes,
+             " bytes, grid ", tiling.blocks, ", ", tiling.shared_bytes, " bytes shared", images.describe());
   return prepared;
 }
 

@@ -73,6 +73,7 @@ void ConvProblem::validate() {
             " is greater than the padded input ", in[axis] + pad_lo[axis] + pad_hi[axis], " on spatial axis ",
             axis - (3 - rank));
   }
+  if (pad_lo == Axes{0, 0, 0} && pad_hi == pad_lo) pad_mode = PadMode::zeros;  // there is none
   require_addressable("input", {n, c, in[0], in[1], in[2]});
   require_addressable("weight", {k, c / groups, filter[0], filter[1], filter[2]});
   require_addressable("output", {n, k, out[0], out[1], out[2]});
