@@ -11,8 +11,13 @@ constexpr double last_resort_microseconds = 1e12;
 
 template <class Problem>
 Kernel<Problem> aten_entry(Cost (*cost)(const Problem&, Pass, const PlanOptions&)) {
-  return {"aten", "PyTorch's own operator, where it is measured faster or nothing else accepts the problem",
-          [](const Problem&, Pass, const PlanOptions&) { return std::string(); }, cost, nullptr, nullptr, true};
+  return {"aten",
+          "PyTorch's own operator, where it is measured faster or nothing else accepts the problem",
+          [](const Problem&, Pass, const PlanOptions&) { return std::string(); },
+          cost,
+          nullptr,
+          nullptr,
+          true};
 }
 
 }  // namespace fastconv
