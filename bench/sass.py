@@ -33,8 +33,8 @@ KINDS = {
 }
 KIND_OF = {opcode: kind for kind, opcodes in KINDS.items() for opcode in opcodes}
 
-#: Kernels of 16-bit types in tiles that share every operand among eight warps, and copy 16 bytes at a time.
-LEAN = re.compile(r"Igemm(Gather|Wgrad)<b?f16, 0, kernels::WarpTiling<(128|64), 128, .*, 16> >$")
+#: Kernels of 16-bit types that gather in copies of 16 bytes.
+LEAN = re.compile(r"Igemm(Gather|Wgrad)<b?f16, 0, .*, 16> >$")
 LEAN_ARCHITECTURE = "sm_80"
 
 

@@ -19,11 +19,11 @@ void visit_igemm(IgemmTile tile, int copy_bytes, Visit&& visit) {
     if (tile == IgemmTile::large) return visit(TilingOf<IgemmTile::large>{}, Wide{});
   }
   if (tile == IgemmTile::tall) return visit(TilingOf<IgemmTile::tall>{}, Wide{});
-  if (copy_bytes == 16) return visit(TilingOf<IgemmTile::square>{}, Wide{});
-  if constexpr (has_copy<T>(IgemmTile::square, 2)) {
-    if (copy_bytes == 2) return visit(TilingOf<IgemmTile::square>{}, std::integral_constant<int, 2>{});
+  if (tile == IgemmTile::square) return visit(TilingOf<IgemmTile::square>{}, Wide{});
+  if constexpr (has_copy<T>(IgemmTile::narrow, 2)) {
+    if (copy_bytes == 2) return visit(TilingOf<IgemmTile::narrow>{}, std::integral_constant<int, 2>{});
   }
-  visit(TilingOf<IgemmTile::square>{}, std::integral_constant<int, 4>{});
+  visit(TilingOf<IgemmTile::narrow>{}, std::integral_constant<int, 4>{});
 }
 
 template <class T, Math Products>
@@ -54,7 +54,7 @@ void visit_planes(IgemmTile tile, Visit&& visit) {
     if (tile == IgemmTile::large) return visit(TilingOf<IgemmTile::large>{}, Four{});
   }
   if (tile == IgemmTile::tall) return visit(TilingOf<IgemmTile::tall>{}, Four{});
-  visit(TilingOf<IgemmTile::square>{}, Element{});
+  visit(TilingOf<IgemmTile::narrow>{}, Element{});
 }
 
 template <class T, Math Products>

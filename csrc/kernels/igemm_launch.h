@@ -7,7 +7,7 @@
 
 namespace fastconv::kernels {
 
-enum class IgemmTile : uint8_t { large, tall, square };
+enum class IgemmTile : uint8_t { large, tall, square, narrow };
 
 struct IgemmShape {
   IgemmTile tile;
@@ -20,7 +20,8 @@ struct IgemmShape {
 constexpr IgemmShape igemm_tiles[] = {
     {IgemmTile::large, 128, 128, 64, 32, 128, 3},
     {IgemmTile::tall, 64, 128, 32, 32, 128, 3},
-    {IgemmTile::square, 64, 64, 32, 32, 64, 4},
+    {IgemmTile::square, 64, 64, 32, 32, 128, 3},
+    {IgemmTile::narrow, 64, 64, 32, 32, 64, 4},
 };
 constexpr int igemm_copy_bytes[] = {16, 4, 2};
 // Taps of the depth axis and the height, which share a word of validity bits, and of the width.
@@ -32,10 +33,11 @@ constexpr IgemmShape shape_of(IgemmTile tile) {
   return igemm_tiles[0];
 }
 
-// Copies narrower than 16 bytes exist for the square tile only, and never below an element.
+// The narrow tile has the copies of less than 16 bytes, none below an element; the others those of 16. It is as large
+// as the square one and half as deep: as many copies again would take a thread's registers.
 template <class T>
 constexpr bool has_copy(IgemmTile tile, int bytes) {
-  return bytes == 16 || (tile == IgemmTile::square && bytes >= int(sizeof(T)));
+  return tile == IgemmTile::narrow ? bytes < 16 && bytes >= int(sizeof(T)) : bytes == 16;
 }
 
 // tf32x3 takes twice the registers.
@@ -46,7 +48,7 @@ template <class T, Math Products>
 void launch_igemm_gather(IgemmTile tile, int copy_bytes, const device::Launch& launch, const GatherParams& params);
 template <class T, Math Products>
 void launch_igemm_wgrad(IgemmTile tile, int copy_bytes, const device::Launch& launch, const WgradParams& params);
-// The same on channels first, pointwise (igemm_planes.h): in whole copies, but by elements in the square tile.
+// The same on channels first, pointwise (igemm_planes.h): in whole copies, but by elements in the narrow tile.
 template <class T, Math Products>
 void launch_planes_gather(IgemmTile tile, const device::Launch& launch, const GatherParams& params);
 template <class T, Math Products>

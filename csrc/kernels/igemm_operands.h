@@ -50,8 +50,9 @@ FC_DEVICE uint32_t passes_below(int rows) {
   return on;
 }
 
-// fprop's filter: a row is one output channel's filter, contiguous along the depth.
-template <class Copy>
+// fprop's filter: a row is one output channel's filter, contiguous along the depth. `Counts`: knows by itself where the
+// depth ends; else is told so (stop), by an operand whose threads have the same share of the depth.
+template <class Copy, bool Counts>
 class FilterRows {
   using T = typename Copy::T;
 
@@ -67,9 +68,13 @@ class FilterRows {
     FC_UNROLL
     for (int i = 0; i < Copy::passes; ++i)
       Copy::copy(tile, i, from_ + uint64_t(row_) * unsigned(i * Copy::pass_rows), on_ & 1u << i);
-    from_ += Copy::Tile::depth, left_ -= Copy::Tile::depth;
-    if (left_ <= 0) on_ = 0;
+    from_ += Copy::Tile::depth;
+    if constexpr (Counts) {
+      left_ -= Copy::Tile::depth;
+      if (left_ <= 0) stop();
+    }
   }
+  FC_DEVICE void stop() { on_ = 0; }
 
  private:
   const T* from_;
@@ -112,9 +117,10 @@ class TapWalk {
  public:
   // Begins at channel `start` of the first tap; `channel`: bytes from a channel to the next.
   FC_DEVICE TapWalk(const AxisPhase (&axis)[3], int start, int channels, const TapStrides& stride, int64_t channel)
-      : axis_(axis), channels_(channels), left_(channels - start) {
-    at_ = uint32_t(start * channel - stride.lowest(axis));
-    jump_[2] = uint32_t(stride.axis[2] - channels * channel);
+      : axis_(axis), length_(uint32_t(channels * channel)) {
+    const int64_t first = -stride.lowest(axis);
+    at_ = uint32_t(first + start * channel), end_ = uint32_t(first) + length_;
+    jump_[2] = uint32_t(stride.axis[2]);
     jump_[1] = uint32_t(stride.axis[1] - axis[2].taps * stride.axis[2]);
     jump_[0] = uint32_t(stride.axis[0] - axis[1].taps * stride.axis[1]);
   }
@@ -123,26 +129,27 @@ class TapWalk {
   FC_DEVICE bool within() const { return tap_[0] < axis_[0].taps; }
   FC_DEVICE TapBits bits() const { return within() ? TapBits::of(tap_[0], tap_[1], tap_[2]) : TapBits::none(); }
 
-  // On by `depth` channels, `bytes` in all; true where that leaves the tap.
-  FC_DEVICE bool advance(int depth, uint32_t bytes) {
-    left_ -= depth, at_ += bytes;
-    return left_ <= 0;
+  // On by `bytes`; true where that leaves the tap.
+  FC_DEVICE bool advance(uint32_t bytes) {
+    at_ += bytes;
+    return at_ >= end_;
   }
   // To the tap that the channel belongs to.
   FC_DEVICE void settle() {
-    while (left_ <= 0) {
-      left_ += channels_, at_ += jump_[2];
+    while (at_ >= end_ && within()) {
+      at_ -= length_, jump(2);
       if (++tap_[2] < axis_[2].taps) continue;
-      tap_[2] = 0, at_ += jump_[1];
+      tap_[2] = 0, jump(1);
       if (++tap_[1] < axis_[1].taps) continue;
-      tap_[1] = 0, ++tap_[0], at_ += jump_[0];
+      tap_[1] = 0, ++tap_[0], jump(0);
     }
   }
 
  private:
+  FC_DEVICE void jump(int axis) { at_ += jump_[axis], end_ += jump_[axis]; }
+
   const AxisPhase (&axis_)[3];
-  int channels_, left_;  // channels of the tap that are still ahead
-  uint32_t at_, jump_[3];
+  uint32_t at_, end_, length_, jump_[3];  // bytes: the place, the tap's end and length, from tap to tap
   int tap_[3] = {};
 };
 
@@ -170,9 +177,10 @@ class FilterColumns {
     FC_UNROLL
     for (int i = 0; i < Copy::passes; ++i) {
       Copy::copy(tile, i, as<T>(from_ + walk_.at()), on_);
-      if (walk_.advance(Copy::pass_rows, pass_)) next_tap();
+      if (walk_.advance(pass_)) next_tap();
     }
   }
+  FC_DEVICE void stop() {}  // it walks by itself
 
  private:
   FC_DEVICE void next_tap() {
@@ -186,14 +194,15 @@ class FilterColumns {
   TapWalk walk_;
 };
 
-// fprop's and dgrad's source: a row is a position's window, gathered; contiguous along the channels of a tap.
-template <class Copy>
+// fprop's and dgrad's source: a row is a position's window, gathered; contiguous along the channels of a tap. Stops the
+// left operand where this thread's share of the depth ends.
+template <class Copy, class Left>
 class GatheredRows {
   using T = typename Copy::T;
 
  public:
-  FC_DEVICE GatheredRows(const GatherParams& p, const GatherBlock& block, const Extents& positions)
-      : walk_(block.axis, Copy::column(), p.channels, TapStrides::of_source<T>(p, block), sizeof(T)) {
+  FC_DEVICE GatheredRows(const GatherParams& p, const GatherBlock& block, const Extents& positions, Left& left)
+      : left_(left), walk_(block.axis, Copy::column(), p.channels, TapStrides::of_source<T>(p, block), sizeof(T)) {
     const Lattice<1> origins = position_lattice(block.axis, p.source_strides);
     const char* const source = as<char>(static_cast<const T*>(p.source) + block.group * p.source_strides.group) +
                                TapStrides::of_source<T>(p, block).lowest(block.axis);
@@ -211,7 +220,7 @@ class GatheredRows {
   FC_DEVICE void fetch(const SharedBytes& tile) {
     FC_UNROLL
     for (int i = 0; i < Copy::passes; ++i) Copy::copy(tile, i, as<T>(window_[i] + walk_.at()), on_ & 1u << i);
-    if (walk_.advance(Copy::Tile::depth, Copy::Tile::depth * sizeof(T))) next_tap();
+    if (walk_.advance(Copy::Tile::depth * sizeof(T))) next_tap();
   }
 
  private:
@@ -221,8 +230,10 @@ class GatheredRows {
     on_ = 0;
     FC_UNROLL
     for (int i = 0; i < Copy::passes; ++i) on_ |= uint32_t(!outside_[i].meets(tap)) << i;
+    if (!walk_.within()) left_.stop();
   }
 
+  Left& left_;
   const char* window_[Copy::passes];  // the tap with the lowest address of each
   TapBits outside_[Copy::passes];
   uint32_t on_;  // a bit a pass
@@ -237,7 +248,7 @@ class GradientColumns {
  public:
   FC_DEVICE GradientColumns(const WgradParams& p, int group, int first_row, int64_t start, int length) {
     const int column = first_row + Copy::column();
-    on_ = column < p.rows, left_ = length - Copy::row();
+    left_ = column < p.rows ? length - Copy::row() : 0;
     position_ = unsigned(p.gy_strides.axis[2]);  // the tensor is dense: positions follow one another
     from_ = static_cast<const T*>(p.gy) + group * p.gy_strides.group + (start + Copy::row()) * position_ + column;
   }
@@ -245,16 +256,14 @@ class GradientColumns {
   FC_DEVICE void fetch(const SharedBytes& tile) {
     FC_UNROLL
     for (int i = 0; i < Copy::passes; ++i)
-      Copy::copy(tile, i, from_ + uint64_t(position_) * unsigned(i * Copy::pass_rows),
-                 on_ && i * Copy::pass_rows < left_);
+      Copy::copy(tile, i, from_ + uint64_t(position_) * unsigned(i * Copy::pass_rows), i * Copy::pass_rows < left_);
     from_ += uint64_t(position_) * unsigned(Copy::Tile::depth), left_ -= Copy::Tile::depth;
   }
 
  private:
   const T* from_;
   unsigned position_;
-  int left_;
-  bool on_;
+  int left_;  // positions still ahead; none of a column that is not there
 };
 
 // wgrad's source: a row is a position; a column is a channel of a tap, fixed for each thread. Where a position's window

@@ -13,14 +13,14 @@
 namespace fastconv::kernels {
 
 // fprop's and dgrad's source: a row is a channel, contiguous along the positions of a sample.
-template <class Copy>
+template <class Copy, class Left>
 class PlaneColumns {
   using T = typename Copy::T;
 
  public:
-  FC_DEVICE PlaneColumns(const GatherParams& p, const GatherBlock& block, const Extents& positions) {
+  FC_DEVICE PlaneColumns(const GatherParams& p, const GatherBlock& block, const Extents& positions, const Left&) {
     const Position position = Position::at(block.first_column + Copy::column(), positions);
-    on_ = position.within(positions), left_ = p.channels - Copy::row();
+    left_ = position.within(positions) ? p.channels - Copy::row() : 0;
     channel_ = unsigned(p.source_strides.channel);
     from_ = static_cast<const T*>(p.source) + block.group * p.source_strides.group + int64_t(Copy::row()) * channel_ +
             position_lattice(block.axis, p.source_strides).offset(position);
@@ -29,16 +29,14 @@ class PlaneColumns {
   FC_DEVICE void fetch(const SharedBytes& tile) {
     FC_UNROLL
     for (int i = 0; i < Copy::passes; ++i)
-      Copy::copy(tile, i, from_ + uint64_t(channel_) * unsigned(i * Copy::pass_rows),
-                 on_ && i * Copy::pass_rows < left_);
+      Copy::copy(tile, i, from_ + uint64_t(channel_) * unsigned(i * Copy::pass_rows), i * Copy::pass_rows < left_);
     from_ += uint64_t(channel_) * unsigned(Copy::Tile::depth), left_ -= Copy::Tile::depth;
   }
 
  private:
   const T* from_;
   unsigned channel_;
-  int left_;
-  bool on_;
+  int left_;  // channels still ahead; none of a position that is not there
 };
 
 // wgrad's operands: a row is a channel, contiguous along the positions of a sample; the depth walks the samples.
@@ -82,8 +80,8 @@ struct IgemmPlanes : IgemmConfig<T, Products, Tiling> {
   using LeftTile = SharedTile<T, Tiling::rows, Transposed ? Major::tile : Major::depth, Tiling::depth_bytes>;
   using RightTile = SharedTile<T, Tiling::columns, Major::tile, Tiling::depth_bytes>;
   using LeftCopy = TileCopy<LeftTile, Tiling::threads, Bytes == int(sizeof(T)) ? Bytes : 16>;
-  using Left = std::conditional_t<Transposed, FilterColumns<LeftCopy>, FilterRows<LeftCopy>>;
-  using Right = PlaneColumns<TileCopy<RightTile, Tiling::threads, Bytes>>;
+  using Left = std::conditional_t<Transposed, FilterColumns<LeftCopy>, FilterRows<LeftCopy, true>>;
+  using Right = PlaneColumns<TileCopy<RightTile, Tiling::threads, Bytes>, Left>;
 };
 
 template <class T, Math Products, class Tiling, int Bytes>

@@ -75,8 +75,8 @@ struct IgemmGather : IgemmConfig<T, Products, Tiling> {
   using LeftTile = SharedTile<T, Tiling::rows, Transposed ? Major::tile : Major::depth, Tiling::depth_bytes>;
   using RightTile = SharedTile<T, Tiling::columns, Major::depth, Tiling::depth_bytes>;
   using LeftCopy = TileCopy<LeftTile, Tiling::threads, Bytes>;
-  using Left = std::conditional_t<Transposed, FilterColumns<LeftCopy>, FilterRows<LeftCopy>>;
-  using Right = GatheredRows<TileCopy<RightTile, Tiling::threads, Bytes>>;
+  using Left = std::conditional_t<Transposed, FilterColumns<LeftCopy>, FilterRows<LeftCopy, false>>;
+  using Right = GatheredRows<TileCopy<RightTile, Tiling::threads, Bytes>, Left>;
 };
 
 FC_DEVICE Extents positions_of(const GatherParams& p, const GatherBlock& block) {
@@ -133,7 +133,7 @@ void igemm_gather(const FC_GRID_CONSTANT GatherParams p) {
     const int depth = p.channels * block.axis[0].taps * block.axis[1].taps * block.axis[2].taps;
     if (depth > 0) {
       typename Config::Left left(p, block, depth);
-      typename Config::Right right(p, block, positions);
+      typename Config::Right right(p, block, positions, left);
       constexpr int stage_depth = Config::LeftTile::depth;
       multiply_stages<Config>(sums, left, right, ring, (depth + stage_depth - 1) / stage_depth);
     }

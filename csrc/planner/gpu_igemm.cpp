@@ -27,14 +27,18 @@ int64_t vector_of(const ConvProblem& p) { return 16 / size_of(p.dtype); }
 // The widest copy that the channels of both operands allow: they are contiguous, and whole copies make them up. In
 // fprop those are input channels only. By planes, of the filter: refuse_planes sees to it.
 int copy_bytes(const ConvProblem& p, Pass pass, Reading reading, IgemmTile tile) {
-  if (reading == Reading::planes && tile != IgemmTile::square) return 16;
-  if (reading == Reading::planes) return int(size_of(p.dtype));
+  if (reading == Reading::planes) return tile == IgemmTile::narrow ? int(size_of(p.dtype)) : 16;
   for (int bytes : igemm_copy_bytes) {
     const int64_t elements = bytes / size_of(p.dtype);
     if (elements == 0 || p.c_per_group() % elements != 0) continue;
     if (pass == Pass::fprop || p.k_per_group() % elements == 0) return bytes;
   }
   return int(size_of(p.dtype));
+}
+
+// The 64x64 tile for copies of so many bytes.
+IgemmTile fitting(IgemmTile tile, int bytes) {
+  return tile == IgemmTile::square && bytes < 16 ? IgemmTile::narrow : tile;
 }
 
 // ---- refuse ----
@@ -48,9 +52,10 @@ std::string refuse_taps(const ConvProblem& p) {
   return "";
 }
 
-// 32 bits count the bytes from one end of a window to the other and, in dgrad, those of a group's filter.
+// 32 bits count the bytes from one end of a window to the other and, in dgrad, those of a group's filter, and a stage
+// beyond: of a row's depth, or of as many rows.
 std::string refuse_reach(const ConvProblem& p, Pass pass) {
-  constexpr int64_t most = int64_t(1) << 32;
+  constexpr int64_t most = int64_t(1) << 32, stage = 128;
   if (std::max(p.c, p.k) > largest_coordinate) return concat(std::max(p.c, p.k), " channels; at most 2^30");
   if (pass == Pass::wgrad) return "";
   const bool dgrad = pass == Pass::dgrad;
@@ -60,9 +65,11 @@ std::string refuse_reach(const ConvProblem& p, Pass pass) {
     reach += (p.filter[i] - 1) * p.dilation[i] * position;
     position *= extent[i];
   }
-  if (reach * size_of(p.dtype) > most)
+  if (reach * size_of(p.dtype) > most - stage)
     return concat("a window reaches over ", reach, " elements: more than 2^32 bytes");
-  if (dgrad && p.w_elements() / p.groups * size_of(p.dtype) > most) return "a group's filter has more than 2^32 bytes";
+  const int64_t filter = p.c_per_group() * volume(p.filter);
+  if (dgrad && (p.k_per_group() + stage) * filter > most / size_of(p.dtype))
+    return "a group's filter has more than 2^32 bytes";
   return "";
 }
 
@@ -102,7 +109,7 @@ Slices wgrad_slices(const Lowering& lowering, const IgemmShape& shape, PlanOptio
   return slices_of(p, tiles, options, stage_depth(shape, p));
 }
 
-// Channels first, pointwise: by planes, four positions at a time, in all but the square tile.
+// Channels first, pointwise: by planes, four positions at a time, in all but the narrow tile.
 std::string refuse_planes(const ConvProblem& p, Pass pass, IgemmTile tile) {
   if (p.layout != Layout::nchw) return "reads channels first";
   for (int i = 0; i < 3; ++i) {
@@ -110,7 +117,7 @@ std::string refuse_planes(const ConvProblem& p, Pass pass, IgemmTile tile) {
     if (p.filter[i] != 1 || padded || p.in[i] != p.out[i]) return "pointwise only: 1x1, stride 1, no padding";
   }
   if (volume(p.in) == 1) return "one position: channels last is the same";
-  if (tile == IgemmTile::square) return "";
+  if (tile == IgemmTile::narrow) return "";
   if (volume(p.in) % 4 != 0) return concat(volume(p.in), " positions a plane, not a multiple of 4: the 64x64 tile");
   if (pass != Pass::wgrad && p.c_per_group() % vector_of(p) != 0)
     return concat(p.c_per_group(), " input channels a group, not a multiple of ", vector_of(p), ": the 64x64 tile");
@@ -134,10 +141,10 @@ std::string refuse(const ConvProblem& p, Pass pass, const PlanOptions& options) 
   if (auto reason = refuse_taps(inner); !reason.empty()) return reason;
   if (auto reason = refuse_reach(inner, pass); !reason.empty()) return reason;
   const int bytes = copy_bytes(inner, pass, reading, tile);
-  if (!visit_dtype(p.dtype, [&](auto t) { return has_copy<decltype(t)>(tile, bytes); }))
+  if (!visit_dtype(p.dtype, [&](auto t) { return has_copy<decltype(t)>(fitting(tile, bytes), bytes); }))
     return concat(p.c_per_group(), " and ", p.k_per_group(), " channels a group allow copies of ", bytes,
                   " bytes: the 64x64 tile has them");
-  constexpr IgemmShape shape = shape_of(tile);
+  const IgemmShape shape = shape_of(fitting(tile, bytes));
   const int64_t tiles = tiles_of(inner, gemm_of(inner, pass), block_of(shape));
   const int64_t slices = pass == Pass::wgrad ? wgrad_slices(lowering, shape, options).count : 1;
   if (tiles > largest_grid / slices) return concat("needs ", tiles, " tiles; a grid has at most 2^31 - 1");
@@ -148,7 +155,7 @@ std::string refuse(const ConvProblem& p, Pass pass, const PlanOptions& options) 
 
 // Fractions of the tensor cores' peak that the main loops are expected to reach, by the copies' width.
 double efficiency_of(const IgemmShape& shape, int bytes) {
-  const double whole = shape.tile == IgemmTile::large ? 0.55 : shape.tile == IgemmTile::tall ? 0.45 : 0.35;
+  const double whole = shape.tile == IgemmTile::large ? 0.55 : shape.tile == IgemmTile::tall ? 0.45 : 0.40;
   return whole * (bytes == 16 ? 1 : bytes == 4 ? 0.35 : 0.15);
 }
 
@@ -159,11 +166,11 @@ double tensor_peak(const ConvProblem& p, const PlanOptions& options) {
 
 template <IgemmTile tile, Reading reading>
 Cost cost(const ConvProblem& p, Pass pass, const PlanOptions& options) {
-  constexpr IgemmShape shape = shape_of(tile);
   const Lowering lowering = lowering_of(p, pass, reading);
   const ConvProblem& inner = lowering.inner;
   const int bytes = copy_bytes(inner, pass, reading, tile);
-  const int registers = igemm_registers(tile, pass, options.math, bytes < 16);
+  const IgemmShape shape = shape_of(fitting(tile, bytes));
+  const int registers = igemm_registers(shape.tile, pass, options.math);
   const Cost gemm =
       gemm_cost(inner, pass, options, block_of(shape), stage_depth(shape, inner), efficiency_of(shape, bytes),
                 tensor_peak(p, options), {shape.threads(), registers, shape.shared_bytes()});
@@ -182,7 +189,7 @@ struct Run {
   GatherParams gather{};
   WgradParams wgrad{};
   Pass pass = Pass::fprop;
-  IgemmTile tile = IgemmTile::square;
+  IgemmTile tile = IgemmTile::narrow;
   int bytes = 0;
   int64_t blocks = 0;
   PlanOptions options;
@@ -194,8 +201,8 @@ struct Run {
     const bool wide =
         (lowering.a.is_packed || aligned(args.a, bytes)) && (lowering.b.is_packed || aligned(args.b, bytes));
     const int fits = wide ? bytes : int(size_of(lowering.inner.dtype));
-    // Only the square tile has narrow copies. Its blocks are more, so the grid is made anew.
-    if (fits != bytes && tile != IgemmTile::square) return at_any_address(args);
+    // Only the narrow tile has these copies. Its blocks may be more, so the grid is made anew.
+    if (fits != bytes && tile != IgemmTile::narrow) return at_any_address(args);
     const ConvArgs inner = pack(lowering, args);
     constexpr const char* names[] = {"igemm_fprop", "igemm_dgrad", "igemm_wgrad"};
     const IgemmShape shape = shape_of(tile);
@@ -207,7 +214,7 @@ struct Run {
  private:
   void at_any_address(const ConvArgs& args) const {
     const Slices slices{wgrad.slices ? wgrad.slices : 1, wgrad.slice_length};
-    Run(lowering, reading, pass, options, slices, IgemmTile::square)(args);
+    Run(lowering, reading, pass, options, slices, IgemmTile::narrow)(args);
   }
 
   void run_gather(device::Launch& launch, int fits, const ConvArgs& args) const {
@@ -249,10 +256,10 @@ struct Run {
 };
 
 Run::Run(const Lowering& how, Reading read, Pass which, const PlanOptions& with, const Slices& slices, IgemmTile in)
-    : lowering(how), reading(read), pass(which), tile(in), options(with) {
+    : lowering(how), reading(read), pass(which), options(with) {
   const ConvProblem& p = lowering.inner;
+  bytes = copy_bytes(p, pass, reading, in), tile = fitting(in, bytes);
   const BlockTile block = block_of(shape_of(tile));
-  bytes = copy_bytes(p, pass, reading, tile);
   blocks = tiles_of(p, gemm_of(p, pass), block) * slices.count;
   if (pass != Pass::wgrad) {
     gather = lowered_params(lowering, pass, options, block, vector_of(p));
@@ -265,9 +272,9 @@ Run::Run(const Lowering& how, Reading read, Pass which, const PlanOptions& with,
 
 template <IgemmTile tile, Reading reading>
 Prepared<ConvProblem> prepare(const ConvProblem& p, Pass pass, const PlanOptions& options) {
-  constexpr IgemmShape shape = shape_of(tile);
   const Lowering lowering = lowering_of(p, pass, reading);
   const ConvProblem& inner = lowering.inner;
+  const IgemmShape shape = shape_of(fitting(tile, copy_bytes(inner, pass, reading, tile)));
   const Gemm gemm = gemm_of(inner, pass);
   const Slices slices = pass == Pass::wgrad ? wgrad_slices(lowering, shape, options) : Slices{};
   const Run run(lowering, reading, pass, options, slices, tile);
@@ -306,7 +313,7 @@ std::vector<Kernel<ConvProblem>> igemm_entries() {
       entry<IgemmTile::square, packed>("igemm_packed_64x64", "the same, 64x64 tile"),
       entry<IgemmTile::large, planes>("igemm_planes_128x128", "pointwise on channels first, read as they lie"),
       entry<IgemmTile::tall, planes>("igemm_planes_64x128", "the same, 64x128 tile"),
-      entry<IgemmTile::square, planes>("igemm_planes_64x64", "the same, 64x64 tile, element by element: odd planes"),
+      entry<IgemmTile::narrow, planes>("igemm_planes_64x64", "the same, 64x64 tile, element by element: odd planes"),
       entry<IgemmTile::tall, Reading::columns>("im2col", "columns written out, then the 64x128 tile: a baseline"),
   };
 }

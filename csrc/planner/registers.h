@@ -52,13 +52,13 @@ constexpr Registers pool_march = {"pool_march<", 96}, pool_march_backward = {"po
 constexpr Registers pool_unpool = {"pool_unpool_", 64}, pool_pick = {"pool_pick<", 24};
 constexpr Registers bias_sum = {"bias_sum<", 56};
 
-constexpr int igemm_registers(kernels::IgemmTile tile, Pass pass, Math math, bool narrow) {
+constexpr int igemm_registers(kernels::IgemmTile tile, Pass pass, Math math) {
   using kernels::IgemmTile;
   const bool x3 = math == Math::tf32x3;
-  const Registers* lines = tile == IgemmTile::large  ? igemm_large
-                           : tile == IgemmTile::tall ? (x3 ? igemm_tall_x3 : igemm_tall)
-                           : narrow                  ? (x3 ? igemm_narrow_x3 : igemm_narrow)
-                                                     : (x3 ? igemm_square_x3 : igemm_square);
+  const Registers* lines = tile == IgemmTile::large    ? igemm_large
+                           : tile == IgemmTile::tall   ? (x3 ? igemm_tall_x3 : igemm_tall)
+                           : tile == IgemmTile::square ? (x3 ? igemm_square_x3 : igemm_square)
+                                                       : (x3 ? igemm_narrow_x3 : igemm_narrow);
   return lines[pass == Pass::fprop ? 0 : pass == Pass::dgrad ? 1 : 2].count;
 }
 
