@@ -183,6 +183,7 @@ std::vector<Kernel<ConvProblem>> direct_conv_kernels() {
   std::vector<Kernel<ConvProblem>> table = igemm_entries();
   for (auto& entry : direct_entries()) table.push_back(entry);
   table.push_back(depthwise_tiled_entry());
+  table.push_back(depthwise_toeplitz_entry());
   table.push_back(depthwise_entry());
   table.push_back(bias_entry());
   return table;

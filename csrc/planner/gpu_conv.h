@@ -67,6 +67,7 @@ void name_wgrad_regions(device::Launch& launch, const ConvProblem& p, const kern
 std::vector<Kernel<ConvProblem>> direct_entries();  // gpu_direct.cpp
 std::vector<Kernel<ConvProblem>> igemm_entries();   // gpu_igemm.cpp
 Kernel<ConvProblem> depthwise_tiled_entry();        // gpu_depthwise_tiled.cpp
+Kernel<ConvProblem> depthwise_toeplitz_entry();     // gpu_depthwise_toeplitz.cpp
 Kernel<ConvProblem> depthwise_entry();              // gpu_depthwise.cpp
 Kernel<ConvProblem> bias_entry();                   // gpu_bias.cpp
 
