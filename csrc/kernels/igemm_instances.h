@@ -19,8 +19,13 @@ void visit_igemm(IgemmTile tile, int copy_bytes, Visit&& visit) {
     if (tile == IgemmTile::large) return visit(TilingOf<IgemmTile::large>{}, Wide{});
   }
   if (tile == IgemmTile::tall) return visit(TilingOf<IgemmTile::tall>{}, Wide{});
-  if (tile == IgemmTile::square) return visit(TilingOf<IgemmTile::square>{}, Wide{});
-  if constexpr (has_copy<T>(IgemmTile::narrow, 2)) {
+  if constexpr (has_copy<T>(IgemmTile::square, 16, Products)) {
+    if (tile == IgemmTile::square) return visit(TilingOf<IgemmTile::square>{}, Wide{});
+  }
+  if constexpr (has_copy<T>(IgemmTile::narrow, 16, Products)) {
+    if (copy_bytes == 16) return visit(TilingOf<IgemmTile::narrow>{}, Wide{});
+  }
+  if constexpr (has_copy<T>(IgemmTile::narrow, 2, Products)) {
     if (copy_bytes == 2) return visit(TilingOf<IgemmTile::narrow>{}, std::integral_constant<int, 2>{});
   }
   visit(TilingOf<IgemmTile::narrow>{}, std::integral_constant<int, 4>{});

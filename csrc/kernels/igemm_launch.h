@@ -34,10 +34,12 @@ constexpr IgemmShape shape_of(IgemmTile tile) {
 }
 
 // The narrow tile has the copies of less than 16 bytes, none below an element; the others those of 16. It is as large
-// as the square one and half as deep: as many copies again would take a thread's registers.
+// as the square one and half as deep: as many copies again would take a thread's registers. So would tf32x3's products:
+// in that it is the square tile.
 template <class T>
-constexpr bool has_copy(IgemmTile tile, int bytes) {
-  return tile == IgemmTile::narrow ? bytes < 16 && bytes >= int(sizeof(T)) : bytes == 16;
+constexpr bool has_copy(IgemmTile tile, int bytes, Math math) {
+  if (tile == IgemmTile::narrow) return math == Math::tf32x3 ? bytes >= 4 : bytes < 16 && bytes >= int(sizeof(T));
+  return bytes == 16 && (math != Math::tf32x3 || tile != IgemmTile::square);
 }
 
 // tf32x3 takes twice the registers.

@@ -21,6 +21,11 @@ Lowering lowering_of(const ConvProblem& p, Pass pass, Reading reading) {
   return reading == Reading::packed ? packed(p, pass) : as_given(p);
 }
 
+// 16-bit types are multiplied as they are.
+Math products_in(const ConvProblem& p, const PlanOptions& options) {
+  return p.dtype == DType::f32 ? options.math : Math::ieee;
+}
+
 int64_t stage_depth(const IgemmShape& shape, const ConvProblem& p) { return shape.depth_bytes / size_of(p.dtype); }
 int64_t vector_of(const ConvProblem& p) { return 16 / size_of(p.dtype); }
 
@@ -36,9 +41,9 @@ int copy_bytes(const ConvProblem& p, Pass pass, Reading reading, IgemmTile tile)
   return int(size_of(p.dtype));
 }
 
-// The 64x64 tile for copies of so many bytes.
-IgemmTile fitting(IgemmTile tile, int bytes) {
-  return tile == IgemmTile::square && bytes < 16 ? IgemmTile::narrow : tile;
+// The 64x64 tile for copies of so many bytes and such products.
+IgemmTile fitting(IgemmTile tile, int bytes, Math math) {
+  return tile == IgemmTile::square && !has_copy<float>(tile, bytes, math) ? IgemmTile::narrow : tile;
 }
 
 // ---- refuse ----
@@ -141,10 +146,11 @@ std::string refuse(const ConvProblem& p, Pass pass, const PlanOptions& options) 
   if (auto reason = refuse_taps(inner); !reason.empty()) return reason;
   if (auto reason = refuse_reach(inner, pass); !reason.empty()) return reason;
   const int bytes = copy_bytes(inner, pass, reading, tile);
-  if (!visit_dtype(p.dtype, [&](auto t) { return has_copy<decltype(t)>(fitting(tile, bytes), bytes); }))
+  const Math math = products_in(p, options);
+  if (!visit_dtype(p.dtype, [&](auto t) { return has_copy<decltype(t)>(fitting(tile, bytes, math), bytes, math); }))
     return concat(p.c_per_group(), " and ", p.k_per_group(), " channels a group allow copies of ", bytes,
                   " bytes: the 64x64 tile has them");
-  const IgemmShape shape = shape_of(fitting(tile, bytes));
+  const IgemmShape shape = shape_of(fitting(tile, bytes, math));
   const int64_t tiles = tiles_of(inner, gemm_of(inner, pass), block_of(shape));
   const int64_t slices = pass == Pass::wgrad ? wgrad_slices(lowering, shape, options).count : 1;
   if (tiles > largest_grid / slices) return concat("needs ", tiles, " tiles; a grid has at most 2^31 - 1");
@@ -169,8 +175,8 @@ Cost cost(const ConvProblem& p, Pass pass, const PlanOptions& options) {
   const Lowering lowering = lowering_of(p, pass, reading);
   const ConvProblem& inner = lowering.inner;
   const int bytes = copy_bytes(inner, pass, reading, tile);
-  const IgemmShape shape = shape_of(fitting(tile, bytes));
-  const int registers = igemm_registers(shape.tile, pass, options.math);
+  const IgemmShape shape = shape_of(fitting(tile, bytes, products_in(p, options)));
+  const int registers = igemm_registers(tile, pass, products_in(p, options), bytes < 16);
   const Cost gemm =
       gemm_cost(inner, pass, options, block_of(shape), stage_depth(shape, inner), efficiency_of(shape, bytes),
                 tensor_peak(p, options), {shape.threads(), registers, shape.shared_bytes()});
@@ -258,7 +264,7 @@ struct Run {
 Run::Run(const Lowering& how, Reading read, Pass which, const PlanOptions& with, const Slices& slices, IgemmTile in)
     : lowering(how), reading(read), pass(which), options(with) {
   const ConvProblem& p = lowering.inner;
-  bytes = copy_bytes(p, pass, reading, in), tile = fitting(in, bytes);
+  bytes = copy_bytes(p, pass, reading, in), tile = fitting(in, bytes, products_in(p, options));
   const BlockTile block = block_of(shape_of(tile));
   blocks = tiles_of(p, gemm_of(p, pass), block) * slices.count;
   if (pass != Pass::wgrad) {
@@ -274,7 +280,7 @@ template <IgemmTile tile, Reading reading>
 Prepared<ConvProblem> prepare(const ConvProblem& p, Pass pass, const PlanOptions& options) {
   const Lowering lowering = lowering_of(p, pass, reading);
   const ConvProblem& inner = lowering.inner;
-  const IgemmShape shape = shape_of(fitting(tile, copy_bytes(inner, pass, reading, tile)));
+  const IgemmShape shape = shape_of(fitting(tile, copy_bytes(inner, pass, reading, tile), products_in(p, options)));
   const Gemm gemm = gemm_of(inner, pass);
   const Slices slices = pass == Pass::wgrad ? wgrad_slices(lowering, shape, options) : Slices{};
   const Run run(lowering, reading, pass, options, slices, tile);
