@@ -19,15 +19,15 @@ constexpr Registers igemm_large[] = {{"igemm_gather<.*WarpTiling<128, 128,[^>]*>
 constexpr Registers igemm_tall[] = {{"igemm_gather<.*, [01], .*WarpTiling<64, 128,[^>]*>, false", 120},
                                     {"igemm_gather<.*, [01], .*WarpTiling<64, 128,[^>]*>, true", 128},
                                     {"igemm_wgrad<.*, [01], .*WarpTiling<64, 128,", 120}};
-constexpr Registers igemm_tall_x3[] = {{"igemm_gather<.*, 2, .*WarpTiling<64, 128,[^>]*>, false", 240},
+constexpr Registers igemm_tall_x3[] = {{"igemm_gather<.*, 2, .*WarpTiling<64, 128,[^>]*>, false", 232},
                                        {"igemm_gather<.*, 2, .*WarpTiling<64, 128,[^>]*>, true", 248},
                                        {"igemm_wgrad<.*, 2, .*WarpTiling<64, 128,", 232}};
-constexpr Registers igemm_square[] = {{"igemm_gather<.*, [01], .*WarpTiling<64, 64,[^>]*>, false, 16", 112},
-                                      {"igemm_gather<.*, [01], .*WarpTiling<64, 64,[^>]*>, true, 16", 120},
+constexpr Registers igemm_square[] = {{"igemm_gather<.*, [01], .*WarpTiling<64, 64,[^>]*>, false, 16", 120},
+                                      {"igemm_gather<.*, [01], .*WarpTiling<64, 64,[^>]*>, true, 16", 128},
                                       {"igemm_wgrad<.*, [01], .*WarpTiling<64, 64,[^>]*>, 16", 120}};
-constexpr Registers igemm_square_x3[] = {{"igemm_gather<.*, 2, .*WarpTiling<64, 64,[^>]*>, false, 16", 152},
-                                         {"igemm_gather<.*, 2, .*WarpTiling<64, 64,[^>]*>, true, 16", 168},
-                                         {"igemm_wgrad<.*, 2, .*WarpTiling<64, 64,[^>]*>, 16", 160}};
+constexpr Registers igemm_square_x3[] = {{"igemm_gather<.*, 2, .*WarpTiling<64, 64,[^>]*>, false, 16", 232},
+                                         {"igemm_gather<.*, 2, .*WarpTiling<64, 64,[^>]*>, true, 16", 240},
+                                         {"igemm_wgrad<.*, 2, .*WarpTiling<64, 64,[^>]*>, 16", 200}};
 // Copies of two or four bytes.
 constexpr Registers igemm_narrow[] = {{"igemm_gather<.*, [01], .*WarpTiling<64, 64,[^>]*>, false, [24]", 184},
                                       {"igemm_gather<.*, [01], .*WarpTiling<64, 64,[^>]*>, true, [24]", 200},
@@ -38,7 +38,7 @@ constexpr Registers igemm_narrow_x3[] = {{"igemm_gather<.*, 2, .*WarpTiling<64, 
 constexpr Registers depthwise_gather = {"depthwise<", 72}, depthwise_wgrad = {"depthwise_wgrad<", 144};
 constexpr Registers depthwise_images = {"depthwise_images<", 64};
 constexpr Registers depthwise_tiled = {"depthwise_tiled<", 96};
-constexpr Registers depthwise_toeplitz_registers = {"depthwise_toeplitz<", 88};
+constexpr Registers depthwise_toeplitz_registers = {"depthwise_toeplitz<", 104};
 constexpr Registers depthwise_sums[] = {{"depthwise_sums<.*, 1, 3, [12]>", 104},
                                         {"depthwise_sums<.*, 1, 5, [12]>", 120},
                                         {"depthwise_sums<.*, 1, 7, [12]>", 160}};
@@ -53,13 +53,14 @@ constexpr Registers pool_march = {"pool_march<", 96}, pool_march_backward = {"po
 constexpr Registers pool_unpool = {"pool_unpool_", 64}, pool_pick = {"pool_pick<", 24};
 constexpr Registers bias_sum = {"bias_sum<", 56};
 
-constexpr int igemm_registers(kernels::IgemmTile tile, Pass pass, Math math) {
+// `narrow`: in copies of less than 16 bytes.
+constexpr int igemm_registers(kernels::IgemmTile tile, Pass pass, Math math, bool narrow) {
   using kernels::IgemmTile;
   const bool x3 = math == Math::tf32x3;
-  const Registers* lines = tile == IgemmTile::large    ? igemm_large
-                           : tile == IgemmTile::tall   ? (x3 ? igemm_tall_x3 : igemm_tall)
-                           : tile == IgemmTile::square ? (x3 ? igemm_square_x3 : igemm_square)
-                                                       : (x3 ? igemm_narrow_x3 : igemm_narrow);
+  const Registers* lines = tile == IgemmTile::large  ? igemm_large
+                           : tile == IgemmTile::tall ? (x3 ? igemm_tall_x3 : igemm_tall)
+                           : narrow                  ? (x3 ? igemm_narrow_x3 : igemm_narrow)
+                                                     : (x3 ? igemm_square_x3 : igemm_square);
   return lines[pass == Pass::fprop ? 0 : pass == Pass::dgrad ? 1 : 2].count;
 }
 
