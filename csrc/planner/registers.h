@@ -25,9 +25,9 @@ constexpr Registers igemm_tall_x3[] = {{"igemm_gather<.*, 2, .*WarpTiling<64, 12
 constexpr Registers igemm_square[] = {{"igemm_gather<.*, [01], .*WarpTiling<64, 64,[^>]*>, false, 16", 120},
                                       {"igemm_gather<.*, [01], .*WarpTiling<64, 64,[^>]*>, true, 16", 128},
                                       {"igemm_wgrad<.*, [01], .*WarpTiling<64, 64,[^>]*>, 16", 120}};
-constexpr Registers igemm_square_x3[] = {{"igemm_gather<.*, 2, .*WarpTiling<64, 64,[^>]*>, false, 16", 232},
-                                         {"igemm_gather<.*, 2, .*WarpTiling<64, 64,[^>]*>, true, 16", 240},
-                                         {"igemm_wgrad<.*, 2, .*WarpTiling<64, 64,[^>]*>, 16", 200}};
+constexpr Registers igemm_square_x3[] = {{"igemm_gather<.*, 2, .*WarpTiling<64, 64,[^>]*>, false, 16", 152},
+                                         {"igemm_gather<.*, 2, .*WarpTiling<64, 64,[^>]*>, true, 16", 168},
+                                         {"igemm_wgrad<.*, 2, .*WarpTiling<64, 64,[^>]*>, 16", 160}};
 // Copies of two or four bytes.
 constexpr Registers igemm_narrow[] = {{"igemm_gather<.*, [01], .*WarpTiling<64, 64,[^>]*>, false, [24]", 184},
                                       {"igemm_gather<.*, [01], .*WarpTiling<64, 64,[^>]*>, true, [24]", 200},
