@@ -33,6 +33,9 @@ KINDS = {
 }
 KIND_OF = {opcode: kind for kind, opcodes in KINDS.items() for opcode in opcodes}
 
+#: Kernels that run on tensor cores.
+TENSOR = ("kernels::igemm_", "kernels::depthwise_toeplitz<", "kernels::separable")
+
 #: Kernels of 16-bit types that gather in copies of 16 bytes.
 LEAN = re.compile(r"Igemm(Gather|Wgrad)<b?f16, 0, .*, 16> >$")
 LEAN_ARCHITECTURE = "sm_80"
@@ -121,7 +124,7 @@ def main() -> int:
     architecture = sys.argv[1] if len(sys.argv) > 1 else "sm_80"
     kernels = disassemble(modules[0], cuobjdump, architecture)
     names = dict(zip(kernels, demangle(list(kernels)), strict=True))
-    tensor = {names[name]: code for name, code in kernels.items() if names[name].startswith("kernels::igemm_")}
+    tensor = {names[name]: code for name, code in kernels.items() if names[name].startswith(TENSOR)}
     kinds = [*KINDS, "address"]
     print(f"{'kernel':96}  {'  '.join(f'{kind:>8}' for kind in kinds)}  seldom  mma share  address share")
     broken = []

@@ -106,9 +106,12 @@ struct ToeplitzSums {
     const int lane = int(threadIdx.x) % 32, g = lane / 4, odd = g & 1;
     const Shared<T> matrix = copies + (odd * p.filter_copy + 16 - odd + 2 * (lane % 4) - g);
     const Shared<T> columns = patch + ((8 * (lane / 16) + lane % 8) * p.patch_pitch + 8 * (lane / 8 % 2));
-    for (int r = int(threadIdx.x) / 32; r < item.rows; r += toeplitz_warps) {
+    // Chunks that lie on the image.
+    const int first = max(0, -item.column / 16);
+    const int end = min(p.chunks + across - 1, (p.image_columns - item.column + 15) / 16);
+    for (int r = int(threadIdx.x) / 32; r < item.rows && first < end; r += toeplitz_warps) {
       if (item.row + r >= p.image_rows || item.row + r + Size <= 0) continue;  // rows of zeros
-      add_row(p, item, matrix + r * p.filter_pitch, columns + r * p.patch_pitch);
+      add_row(p, first, end, matrix + r * p.filter_pitch, columns + r * p.patch_pitch);
     }
   }
 
@@ -133,24 +136,30 @@ struct ToeplitzSums {
     uint32_t below, here, above;  // taps at offsets 8 less, as they are, 8 more
   };
 
-  FC_DEVICE void add_row(const ToeplitzParams& p, const ToeplitzItem<T>& item, const Shared<T>& matrix,
-                         const Shared<T>& columns) {
-    Matrix now{0, 0, matrix.template load_as<uint32_t>(-8)}, before{};
+  // Two chunks a round, so that one's matrix becomes the last one without a move.
+  FC_DEVICE void add_row(const ToeplitzParams& p, int first, int end, Shared<T> matrix, Shared<T> columns) {
+    matrix = matrix + 16 * first, columns = columns + 16 * first;
+    Matrix even{}, odd{0, 0, matrix.template load_as<uint32_t>(-8)};
+    if (across == 2 && first > 0)
+      odd.here = matrix.template load_as<uint32_t>(-16), odd.below = matrix.template load_as<uint32_t>(-24);
     FC_NO_UNROLL
-    for (int k = 0; k < p.chunks + across - 1; ++k) {
-      before = now;
-      if (k < p.chunks) {
-        now.below = before.above, now.here = matrix.template load_as<uint32_t>(16 * k);
-        now.above = matrix.template load_as<uint32_t>(16 * k + 8);
-      }
-      const int column = item.column + 16 * k;
-      if (column >= p.image_columns || column + 16 <= 0) continue;  // columns of zeros
-      uint32_t image[down / 2][4];
-      FC_UNROLL
-      for (int n = 0; n < down / 2; ++n) ldmatrix_x4(image[n], columns.address(16 * k + n * 16 * p.patch_pitch));
-      if (k < p.chunks) multiply(0, now, image);
-      if (across == 2 && k > 0) multiply(across - 1, before, image);
+    for (int k = first; k < end; k += 2) {
+      add_chunk(p, k, even, odd, matrix, columns);
+      if (k + 1 < end) add_chunk(p, k + 1, odd, even, matrix + 16, columns + 16);
+      matrix = matrix + 32, columns = columns + 32;
     }
+  }
+
+  FC_DEVICE void add_chunk(const ToeplitzParams& p, int k, Matrix& now, const Matrix& before, const Shared<T>& matrix,
+                           const Shared<T>& columns) {
+    uint32_t image[down / 2][4];
+    FC_UNROLL
+    for (int n = 0; n < down / 2; ++n) ldmatrix_x4(image[n], columns.address(n * 16 * p.patch_pitch));
+    if (k < p.chunks) {
+      now = {before.above, matrix.template load_as<uint32_t>(0), matrix.template load_as<uint32_t>(8)};
+      multiply(0, now, image);
+    }
+    if (across == 2 && k > 0) multiply(across - 1, before, image);
   }
 
   FC_DEVICE void multiply(int t, const Matrix& matrix, const uint32_t (&image)[down / 2][4]) {

@@ -38,7 +38,7 @@ constexpr Registers igemm_narrow_x3[] = {{"igemm_gather<.*, 2, .*WarpTiling<64, 
 constexpr Registers depthwise_gather = {"depthwise<", 72}, depthwise_wgrad = {"depthwise_wgrad<", 144};
 constexpr Registers depthwise_images = {"depthwise_images<", 64};
 constexpr Registers depthwise_tiled = {"depthwise_tiled<", 96};
-constexpr Registers depthwise_toeplitz_registers = {"depthwise_toeplitz<", 104};
+constexpr Registers depthwise_toeplitz_registers = {"depthwise_toeplitz<", 88};
 constexpr Registers depthwise_sums[] = {{"depthwise_sums<.*, 1, 3, [12]>", 104},
                                         {"depthwise_sums<.*, 1, 5, [12]>", 120},
                                         {"depthwise_sums<.*, 1, 7, [12]>", 160}};
