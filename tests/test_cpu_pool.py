@@ -178,3 +178,21 @@ def test_fuzz(case: PoolCase, layout: str, dtype: str, kind: str) -> None:
         check_max(replace(case, divisor_override=None), layout, dtype, kind)
     else:
         check_average(case, layout, dtype)
+
+
+@pytest.mark.parametrize(("layout", "channels", "window"), [("nchw", 69, 3), ("nhwc", 80, 3), ("nhwc", 80, 4)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_results_beyond_the_caches(dtype: str, layout: str, channels: int, window: int) -> None:
+    """More than 8 MiB of gx is written past them, by lines: odd planes start in the middle of one."""
+    case = pool("streamed", "max", 1, channels, (251, 253), window, 2, window // 2)
+    check_max(case, layout, dtype, "ties")
+    if window == 3:
+        check_average(replace(case, kind="average"), layout, dtype)
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_planes_too_large_to_scatter_in_cache_are_refused(layout: str) -> None:
+    case = pool("large", "max", 1, 16, (1000, 1000), 5, 1, 2)
+    plan = _cpu.pool_plan(_cpu.PoolProblem(**case.arguments("float32", layout)), "dgrad", threads=1)
+    refusal = next(c.reason for c in plan.candidates if c.kernel == "vector")
+    assert "too large to scatter in cache" in refusal and plan.kernel == "direct"

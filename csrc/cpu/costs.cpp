@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "cpu/band.h"
+#include "cpu/max_gradient.h"
 #include "cpu/parallel.h"
 #include "cpu/windows.h"
 
@@ -131,7 +132,7 @@ Rate pool_rows_rate(const PoolProblem& p, Pass pass) {
   const bool maximum = p.kind == PoolKind::max, forward = pass == Pass::fprop;
   const double rows = double((p.layout == Layout::nchw ? p.n * p.c : p.n) * (p.in[0] * p.in[1] + p.out[0] * p.out[1]));
   const double each = rows * 4 * double(std::min<int64_t>(4, p.stride[2])) / double(p.x_elements() + p.y_elements());
-  if (maximum) return forward ? Rate{1.7, 0.15 + each, 0.13} : Rate{1.7, 0.25 + each, 0.2};
+  if (maximum) return {1.7, 0.15 + each, 0.13};
   return forward ? Rate{1.7, 0.2 + each, 0.06} : Rate{1.7, 0.3 + each, 0.06};
 }
 
@@ -161,17 +162,22 @@ Rate pool_rate(const PoolProblem& p, Pass pass, Maker maker) {
   }
   if (maker == Maker::fast) {
     if (by_whole_planes(p)) return pool_planes_rate(p, pass);
+    if (maximum && pass == Pass::dgrad && by_tiles(p) && !nchw && p.x_elements() >= 16 * p.y_elements())
+      return {2.5, 0.12 + 2 * double(p.y_elements()) / double(p.x_elements()), 0};  // nearly all zeros
+    if (maximum && pass == Pass::dgrad && by_tiles(p))
+      return {2.5, 0.25 + (nchw ? 0.75 : 0.9) * double(p.y_elements()) / double(p.x_elements() + p.y_elements()), 0};
     if (nchw && maximum && p.out[2] == 1) return {1.7, 3.2, 0};  // a lane a plane, or none at all
     if (nchw || narrow) return pool_rows_rate(p, pass);
-    if (maximum) return pass == Pass::fprop ? Rate{2, 0.16, 0.055} : Rate{2, 0.25, 0.08};
+    if (maximum && pass == Pass::fprop) return {2, 0.13, 0.055};
+    if (maximum) return {2, 0.2, 0.075};
     return pass == Pass::fprop ? Rate{2, 0.16, 0.045} : Rate{2, 0.26, 0.04};
   }
   if (nchw && pass == Pass::fprop && volume(p.out) == 1) {  // its sum, and its adaptive maximum
     if (maximum) return {6, 0, 1.4};
     return {3, 0.095 + 4 * double(p.n * p.c) / double(p.x_elements() + p.y_elements()), 0};
   }
-  if (maximum && pass == Pass::fprop) return nchw ? Rate{6, 0, 2.9} : Rate{8, 0.057, 0.186};
-  if (maximum) return {8, nchw ? 0.18 : 0.21, 0.046};
+  if (maximum && pass == Pass::fprop) return nchw ? Rate{6, 0, 2.9} : Rate{8, 0.12, 0.15};
+  if (maximum) return {8, 0.5 + 0.25 * double(p.y_elements()) / double(p.x_elements() + p.y_elements()), 0};
   if (pass == Pass::fprop) return nchw ? Rate{2.5, 0.024, 1.1} : Rate{3, 0.13, 0.1};
   return nchw ? Rate{7, 0.044, 1} : Rate{8, 0.28, 0.12};
 }

@@ -7,6 +7,9 @@
 
 namespace fastconv::cpu {
 
+// A result of so many bytes is written past the caches, which would not keep it (kernels/stream.h).
+inline bool streams(int64_t bytes) { return bytes >= 8 << 20; }
+
 inline int64_t accumulator_size(DType dtype) { return dtype == DType::f64 ? 8 : 4; }
 
 Correlation correlation(const ConvProblem& problem, Pass pass);

@@ -3,8 +3,8 @@
 
 #include "cpu/costs.h"
 #include "cpu/entries.h"
+#include "cpu/max_gradient.h"
 #include "cpu/pages.h"
-#include "cpu/windows.h"
 
 namespace fastconv::cpu {
 namespace {
@@ -60,12 +60,18 @@ bool by_channels(const PoolProblem& p) {
   return p.layout == Layout::nhwc && p.c * accumulator_size(p.dtype) >= kernels().vector_bytes;
 }
 
+bool scatters_maxima(const PoolProblem& p, Pass pass) {
+  return p.kind == PoolKind::max && pass == Pass::dgrad && by_tiles(p);
+}
+
 std::string refuse_vector(const PoolProblem& p, Pass pass, const PlanOptions& options) {
   const std::string reason = refuse(p, pass, options);
   if (!reason.empty()) return reason;
   if (pass >= Pass::gather) return concat(name_of(pass), " moves one element an output, wherever it lies");
-  if (p.per[2] > 1 && !by_channels(p) && !by_whole_planes(p))
+  const bool scatters = scatters_maxima(p, pass);
+  if (p.per[2] > 1 && !by_channels(p) && !by_whole_planes(p) && !scatters)
     return "adaptive windows along the rows: their starts are not evenly spaced";
+  if (scatters && !refuse_max_gradient(p).empty()) return refuse_max_gradient(p);
   return refuse_windows(p, pass);
 }
 
@@ -73,7 +79,24 @@ Cost vector_cost(const PoolProblem& p, Pass pass, const PlanOptions& options) {
   return pool_cost(p, pass, options, Maker::fast);
 }
 
+bool aligned(const void* tensor) { return reinterpret_cast<uintptr_t>(tensor) % 64 == 0; }
+
+Prepared<PoolProblem> prepare_tiles(const PoolProblem& p, const PlanOptions& options) {
+  const auto plan = std::make_shared<const MaxGradientPlan>(p);
+  const int64_t tasks = plan->tasks();
+  const double microseconds = vector_cost(p, Pass::dgrad, options).microseconds;
+  const int threads = usable_threads(options.threads, microseconds > kSerialMicroseconds);
+  return {[=](const PoolArgs& args) {
+            MaxGradient run = plan->gradient();
+            run.problem.src = args.src, run.problem.dst = args.dst, run.problem.offsets = args.offsets;
+            run.stream &= run.problem.layout == Layout::nchw || aligned(args.dst);
+            parallel_for(tasks, tasks / 64 + 1, threads, kernels().max_gradient, &run);
+          },
+          0, concat(threads, " thread", threads == 1 ? "" : "s", ", ", tasks, " tiles")};
+}
+
 Prepared<PoolProblem> prepare_vector(const PoolProblem& p, Pass pass, const PlanOptions& options) {
+  if (scatters_maxima(p, pass)) return prepare_tiles(p, options);
   const auto plan = std::make_shared<const WindowPlan>(p, pass);
   const bool maximum = p.kind == PoolKind::max, channels = by_channels(p);
   const Task kernel = maximum ? (channels ? kernels().max_pool_channels : kernels().max_pool_rows)
@@ -85,12 +108,15 @@ Prepared<PoolProblem> prepare_vector(const PoolProblem& p, Pass pass, const Plan
                             : axis[0].out * (channels ? task.planes * axis[1].out
                                                       : (task.planes + task.group - 1) / task.group * task.bands);
   const bool offsets = options.offsets || pass == Pass::dgrad, indices = options.indices;
+  const int64_t written = pass == Pass::dgrad ? p.x_elements() : p.y_elements();
+  const bool large = streams(written * size_of(p.dtype)) && p.c * size_of(p.dtype) % kernels().vector_bytes == 0;
   const int threads = usable_threads(options.threads, vector_cost(p, pass, options).microseconds > kSerialMicroseconds);
   return {[=](const PoolArgs& args) {
             WindowPooling run = plan->pooling();
             run.problem.src = args.src, run.problem.dst = args.dst;
             run.problem.offsets = offsets ? args.offsets : nullptr;
             run.problem.indices = indices ? args.indices : nullptr;
+            run.stream = large && aligned(args.dst);
             parallel_for(tasks, tasks / 64 + 1, threads, kernel, &run);
           },
           0,

@@ -38,10 +38,9 @@ WindowPlan::WindowPlan(const PoolProblem& problem, Pass pass) {
                           s * forward[2].step);
   pooling_.places = places_.data();
   pooling_.whole_planes = by_whole_planes(problem);
-  if (pooling_.whole_planes) return;
+  if (pooling_.whole_planes || (problem.kind == PoolKind::max && p.backward)) return;
   if (!p.axis[2].adaptive) make_lines();
-  // dgrad of max keeps the offsets beside the gradients: twice the bytes.
-  make_bands(accumulator_size(p.dtype) * (problem.kind == PoolKind::max && p.backward ? 2 : 1));
+  make_bands(accumulator_size(p.dtype));
 }
 
 void WindowPlan::make_spans(int i) {
@@ -130,8 +129,6 @@ std::string refuse_windows(const PoolProblem& problem, Pass pass) {
     if (axis.in > kTableLimit || axis.out > kTableLimit || axis.out * axis.taps / 16 > kTableLimit)
       return "an axis too long for its table of windows";
   if (volume(problem.window) > kTableLimit) return "a window too large for its table of taps";
-  if (problem.is_adaptive() && problem.kind == PoolKind::max && pass == Pass::dgrad)
-    return "adaptive windows that cover an element have it at taps that no step leads through";
   return "";
 }
 

@@ -40,6 +40,7 @@ struct WindowPooling {
   int64_t planes, pixel;
   AxisWindows axis[3];
   const int64_t* places;  // tap -> pixels from a window's first tap
+  bool stream;            // pool_channels: the result is too large to stay in cache, all of its vectors aligned
   bool whole_planes;      // a task is a plane (kernels/pool_planes.h): lines and bands mean nothing
 
   // Of pool_rows.

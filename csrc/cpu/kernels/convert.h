@@ -43,25 +43,35 @@ inline __attribute__((always_inline)) vec<A> load_as(const T* from) {
   }
 }
 
+// Rounded to a 16-bit type.
+template <class T, class A>
+inline __attribute__((always_inline)) Halves halves(vec<A> value) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    const Words bits = (Words)value, high = bits >> 16;
+    const Words rounded = (bits + 0x7fff + (high & 1)) >> 16;
+    const Words nan = (Words)((bits & 0x7fffffff) > 0x7f800000);  // all ones or zeros
+    return __builtin_convertvector((nan & (high | 0x7fc0)) | (~nan & rounded), Halves);
+  } else {
+#if defined(__AVX512F__)
+    return (Halves)_mm512_maskz_cvtps_ph(0xffff, (__m512)value, _MM_FROUND_TO_NEAREST_INT);
+#elif defined(__F16C__)
+    return (Halves)_mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT);
+#else
+    T narrowed[lanes<A>];
+    for (int i = 0; i < lanes<A>; ++i) narrowed[i] = narrow<T>(A(value[i]));
+    Halves result;
+    __builtin_memcpy(&result, narrowed, sizeof(result));
+    return result;
+#endif
+  }
+}
+
 template <class T, class A>
 inline __attribute__((always_inline)) void store_as(T* to, vec<A> value) {
   if constexpr (std::is_same_v<A, T>) {
     store(to, value);
-  } else if constexpr (std::is_same_v<T, bf16>) {
-    const Words bits = (Words)value, high = bits >> 16;
-    const Words rounded = (bits + 0x7fff + (high & 1)) >> 16;
-    const Words nan = (Words)((bits & 0x7fffffff) > 0x7f800000);  // all ones or zeros
-    *reinterpret_cast<HalvesInMemory*>(to) =
-        __builtin_convertvector((nan & (high | 0x7fc0)) | (~nan & rounded), Halves);
   } else {
-#if defined(__AVX512F__)
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
-                        _mm512_maskz_cvtps_ph(0xffff, (__m512)value, _MM_FROUND_TO_NEAREST_INT));
-#elif defined(__F16C__)
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT));
-#else
-    for (int i = 0; i < lanes<A>; ++i) to[i] = narrow<T>(A(value[i]));
-#endif
+    *reinterpret_cast<HalvesInMemory*>(to) = halves<T, A>(value);
   }
 }
 

@@ -33,6 +33,7 @@ void max_pool(const void* context, int64_t begin, int64_t end);
 void max_pool_dgrad(const void* context, int64_t begin, int64_t end);
 void max_pool_scatter(const void* context, int64_t begin, int64_t end);
 void max_pool_gather(const void* context, int64_t begin, int64_t end);
+void max_gradient(const void* context, int64_t begin, int64_t end);
 void max_unpool(const void* context, int64_t begin, int64_t end);
 void max_unpool_pick(const void* context, int64_t begin, int64_t end);
 void average_pool(const void* context, int64_t begin, int64_t end);

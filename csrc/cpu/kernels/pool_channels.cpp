@@ -2,6 +2,7 @@
 // in registers while its taps are walked. A task is a row of outputs; the rows of taps that it shares with the next one
 // are still in cache then.
 #include "cpu/kernels/pool_vectors.h"
+#include "cpu/kernels/stream.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
@@ -61,7 +62,7 @@ inline __attribute__((always_inline)) void max_pixel(const WindowPooling& q, con
   const int64_t to = row.output + w * q.pixel + c;
   for (int v = 0; v < V; ++v) {
     const int64_t at = to + v * lanes<A>;
-    store_as<T, A>(static_cast<T*>(p.dst) + at, best[v]);
+    put<T, A>(static_cast<T*>(p.dst) + at, best[v], q.stream);
     if (!Track) continue;
     if (p.offsets && p.offset_bytes == 1) store_taps<A>(static_cast<uint8_t*>(p.offsets) + at, winner[v]);
     if (p.offsets && p.offset_bytes == 4) store_taps<A>(static_cast<int32_t*>(p.offsets) + at, winner[v]);
@@ -86,7 +87,7 @@ inline __attribute__((always_inline)) void won_pixel(const WindowPooling& q, con
     }
   });
   for (int v = 0; v < V; ++v)
-    store_as<T, A>(static_cast<T*>(q.problem.dst) + row.output + w * q.pixel + c + v * lanes<A>, sum[v]);
+    put<T, A>(static_cast<T*>(q.problem.dst) + row.output + w * q.pixel + c + v * lanes<A>, sum[v], q.stream);
 }
 
 // Rows by themselves: two short sums are more accurate than a long one.
@@ -134,7 +135,8 @@ inline __attribute__((always_inline)) void average_pixel(const WindowPooling& q,
     });
   }
   for (int v = 0; v < V; ++v)
-    store_as<T, A>(static_cast<T*>(p.dst) + row.output + w * q.pixel + c + v * lanes<A>, sum[v] / broadcast(share));
+    put<T, A>(static_cast<T*>(p.dst) + row.output + w * q.pixel + c + v * lanes<A>, sum[v] / broadcast(share),
+              q.stream);
 }
 
 // Calls visit(T{}, the task, a row of outputs) for each row.
@@ -152,6 +154,7 @@ void for_rows(const void* context, int64_t begin, int64_t end, Visit visit) {
       visit(type, q, OutputRow{plane, d, h, count, taps, plane * axis[0].in * slice, index * axis[2].out * q.pixel});
     }
   });
+  if (q.stream) end_stream();
 }
 
 // Calls visit(count of vectors as a constant, w, first element) for all vectors of a row of outputs.

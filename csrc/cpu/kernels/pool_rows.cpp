@@ -68,7 +68,7 @@ void join_row(T* to, const A* from, int64_t line, int64_t count, int64_t div, in
 template <class A>
 struct Lines {
   A *source, *output, *shares;
-  Integer<A>*offsets, *winners, *first;
+  Integer<A>*winners, *first;
   TapRow* rows;
   LineTap* taps;
 };
@@ -183,21 +183,6 @@ inline __attribute__((always_inline)) void maxima(const Taps& taps, int64_t row,
 }
 
 template <class A, int V>
-inline __attribute__((always_inline)) void won(const Taps& taps, const Lines<A>& m, A* output, int64_t e) {
-  vec<A> sum[V] = {};
-  for (int64_t i = 0; i < taps.count; ++i) {
-    const int64_t at = taps.taps[i].at + e;
-    const vec<Integer<A>> tap = vec<Integer<A>>{} + Integer<A>(taps.taps[i].tap);
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
-      const int64_t from = at + v * lanes<A>;
-      sum[v] += load(m.offsets + from) == tap ? load(m.source + from) : vec<A>{};
-    }
-  }
-  for (int v = 0; v < V; ++v) store(output + e + v * lanes<A>, sum[v]);
-}
-
-template <class A, int V>
 inline __attribute__((always_inline)) void sums(const Taps& taps, const Lines<A>& m, A* output, int64_t e) {
   vec<A> sum[V] = {};
   for (int64_t i = 0; i < taps.count; ++i) {
@@ -256,20 +241,6 @@ void backward_rows(const WindowPooling& q, const Band& b, const Lines<accumulato
   });
 }
 
-template <class T>
-void won_band(const WindowPooling& q, const Band& b, const Lines<accumulator_t<T>>& m) {
-  using A = accumulator_t<T>;
-  const Pooling& p = q.problem;
-  const auto read = [&](int64_t begin, int64_t end) {
-    read_rows(q, b, begin, end, static_cast<const T*>(p.src), m.source);
-    p.offset_bytes == 1 ? read_rows(q, b, begin, end, static_cast<const uint8_t*>(p.offsets), m.offsets)
-                        : read_rows(q, b, begin, end, static_cast<const int32_t*>(p.offsets), m.offsets);
-  };
-  backward_rows<T>(q, b, m, read, [&](const Taps& taps, A* output) {
-    for_vectors<A>(line_length(q, b), [&](auto n, int64_t e) { won<A, n.value>(taps, m, output, e); });
-  });
-}
-
 // A line over the windows of a row that cover `rows` elements on the other axes.
 template <class A>
 void divide_line(const WindowPooling& q, A* line, const A* shares, int64_t rows) {
@@ -306,8 +277,7 @@ template <class A>
 void set_up(const WindowPooling& q, bool maximum, int64_t elements, const Lines<A>& m) {
   const Pooling& p = q.problem;
   const AxisMap& window = p.forward[2];
-  fill(m.source, elements, maximum && !p.backward ? -A(__builtin_inf()) : A(0));
-  if (maximum && p.backward) fill(m.offsets, elements, Integer<A>(-1));
+  fill(m.source, elements, maximum ? -A(__builtin_inf()) : A(0));
   fill(m.shares, q.line, A(1));
   fill(m.first, q.line, Integer<A>(-1));
   const int64_t lead = p.backward ? q.lead : 0;
@@ -315,7 +285,7 @@ void set_up(const WindowPooling& q, bool maximum, int64_t elements, const Lines<
     for (int64_t w = 0; w < window.out; ++w) {
       const int64_t at = (g * q.pitch + lead + w) * q.pixel;
       if (!maximum) fill(m.shares + at, q.pixel, share_of<A>(p, q.axis[2].covered[w]));
-      if (maximum && !p.backward) fill(m.first + at, q.pixel, Integer<A>(q.axis[2].spans[w].tap));
+      if (maximum) fill(m.first + at, q.pixel, Integer<A>(q.axis[2].spans[w].tap));
     }
   }
 }
@@ -327,15 +297,13 @@ void for_bands(const void* context, int64_t begin, int64_t end, bool maximum, Vi
   visit_dtype(q.problem.dtype, [&](auto type) {
     using A = accumulator_t<decltype(type)>;
     const int64_t elements = q.slots * q.rows * q.row, output = q.problem.axis[2].div * q.line;
-    const bool offsets = maximum && q.problem.backward;
-    const size_t values = size_t((offsets ? 2 : 1) * elements + output + 3 * q.line + 64);
+    const size_t values = size_t(elements + output + 3 * q.line + 64);
     Lines<A> m;
     const int64_t rows = most_tap_rows(q), taps = rows * q.problem.forward[2].taps;
     m.source =
         static_cast<A*>(scratch(values * sizeof(A) + size_t(rows) * sizeof(TapRow) + size_t(taps) * sizeof(LineTap)));
     m.output = m.source + elements, m.shares = m.output + output;
     m.first = reinterpret_cast<Integer<A>*>(m.shares + q.line), m.winners = m.first + q.line;
-    m.offsets = m.winners + q.line;
     m.rows = reinterpret_cast<TapRow*>(m.source + values);
     m.taps = reinterpret_cast<LineTap*>(m.rows + rows);
     set_up(q, maximum, elements, m);
@@ -346,9 +314,8 @@ void for_bands(const void* context, int64_t begin, int64_t end, bool maximum, Vi
 }  // namespace
 
 void max_pool_rows(const void* context, int64_t begin, int64_t end) {
-  for_bands(context, begin, end, true, [](auto type, const WindowPooling& q, const Band& b, const auto& m) {
-    q.problem.backward ? won_band<decltype(type)>(q, b, m) : max_band<decltype(type)>(q, b, m);
-  });
+  for_bands(context, begin, end, true,
+            [](auto type, const WindowPooling& q, const Band& b, const auto& m) { max_band<decltype(type)>(q, b, m); });
 }
 
 void average_pool_rows(const void* context, int64_t begin, int64_t end) {

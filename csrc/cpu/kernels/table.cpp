@@ -30,6 +30,7 @@ const Kernels table{
     .max_pool_gather = max_pool_gather,
     .max_unpool = max_unpool,
     .max_unpool_pick = max_unpool_pick,
+    .max_gradient = max_gradient,
     .average_pool = average_pool,
     .max_pool_channels = max_pool_channels,
     .max_pool_rows = max_pool_rows,

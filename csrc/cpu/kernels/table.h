@@ -31,9 +31,10 @@ struct Kernels {
   Task max_pool_gather;   // likewise
   Task max_unpool;        // likewise
   Task max_unpool_pick;
+  Task max_gradient;  // MaxGradient
   Task average_pool;
   Task max_pool_channels;  // WindowPooling, fprop and dgrad; a task is one row
-  Task max_pool_rows;      // a task is a band
+  Task max_pool_rows;      // fprop; a task is a band
   Task average_pool_channels;
   Task average_pool_rows;
 };
