@@ -98,6 +98,30 @@ def test_error_is_at_most_twice_torchs(suite: str, layout: str, dtype: str) -> N
         check(case, layout, dtype, integers=False)
 
 
+# Groups of four and of eight channels, which the interleaved kernels have in one vector: rows of every length up to two
+# tiles, the last block of channels not full.
+SMALL_GROUPS = tuple(
+    conv(f"{groups} groups of {each}, {size} by {filter} / {stride}", 2, groups * each, groups * each, size, filter,
+         stride, padding, dilation, groups)
+    for each in (4, 8)
+    for groups, size, filter, stride, padding, dilation in (
+        (5, (9, 17), 3, 1, 1, 1), (3, (5, 7), 3, 1, 1, 1), (1, (7, 13), 3, 1, 0, 1), (4, (1, 1), 1, 1, 0, 1),
+        (2, (4, 3), 3, 1, 1, 1), (3, (14, 15), 3, 2, 1, 1), (2, (6, 9), (2, 3), (1, 2), ((1, 0), (0, 1)), 1),
+        (3, (10, 12), 5, 1, 2, 1), (2, (13, 11), 3, 1, 2, 2), (1, (11, 10), 3, 3, 1, 1),
+    )
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_small_groups(layout: str, dtype: str) -> None:
+    for case in SMALL_GROUPS:
+        if case.c // case.groups * max(4, DTYPES[dtype].itemsize) <= 16:  # bytes of the shortest vector there is
+            assert all(accepts("interleaved", case, pass_, dtype, layout) for pass_ in PASSES[:3])
+        check(case, layout, dtype, integers=dtype != "bfloat16")
+        check(case, layout, dtype, integers=False)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
 def test_bits_do_not_depend_on_the_thread_count(layout: str, dtype: str) -> None:
@@ -105,6 +129,7 @@ def test_bits_do_not_depend_on_the_thread_count(layout: str, dtype: str) -> None
         conv("depthwise", 3, 48, 48, (33, 35), 3, 1, 1, 1, 48),
         conv("depthwise stride 2", 3, 40, 40, (33, 35), 5, 2, 2, 1, 40),
         conv("dense", 3, 16, 24, (28, 30), 3, 1, 1),
+        conv("groups of four", 3, 40, 40, (28, 30), 3, 1, 1, 1, 10),
     ):
         t = operands(case, DTYPES[dtype])
         for kernel in NATIVE:
@@ -121,7 +146,11 @@ def test_bits_do_not_depend_on_the_thread_count(layout: str, dtype: str) -> None
 @pytest.mark.parametrize("stride", [1, 2])
 def test_an_infinity_reaches_only_what_sees_it(stride: int, layout: str) -> None:
     """Vectors may not run over the end of a row, nor blocks over a border, by multiplying with zeros."""
-    case = conv("infinity", 2, 9, 9, (12, 21), 3, stride, 0, 1, 9)
+    for groups, channels in ((9, 9), (3, 12)):
+        check_infinities(conv("infinity", 2, channels, channels, (12, 21), 3, stride, 0, 1, groups), layout)
+
+
+def check_infinities(case: ConvCase, layout: str) -> None:
     t = operands(case, torch.float32)
     for name, at in (("x", (0, 2, 4, 20)), ("x", (1, 8, 11, 9)), ("y", (0, 1, 0, 3)), ("y", (1, 5, 2, -1))):
         t[name][at] = float("inf")

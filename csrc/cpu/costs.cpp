@@ -58,6 +58,12 @@ Rate depthwise_rate(const ConvProblem& p, Pass pass) {
 // What is copied: both tensors, transposed in NCHW, and the padding. In NHWC a block is a cache line or two of each
 // pixel, which costs more where the tensors come from beyond the caches.
 Rate interleaved_rate(const ConvProblem& p, Pass pass) {
+  if (p.c_per_group() > 1) {
+    const bool nchw = p.layout == Layout::nchw, strided = p.stride[1] * p.stride[2] > 1, four = p.c_per_group() == 4;
+    const double element = nchw ? 0.15 : 0.25;
+    if (pass == Pass::wgrad) return {3, element, nchw ? four ? 0.042 : 0.032 : strided ? 0.062 : four ? 0.058 : 0.038};
+    return {3, element, pass == Pass::dgrad && strided ? 0.06 : four ? 0.045 : 0.042};
+  }
   const double elements = double(p.x_elements() + p.y_elements());
   const double rows = double(p.in[1] + p.pad_lo[1] + p.pad_hi[1]), row = double(p.in[2] + p.pad_lo[2] + p.pad_hi[2]);
   const double padded = double(p.n * p.c) * rows * row / elements;
@@ -83,7 +89,8 @@ Rate blocked_rate(const ConvProblem& p, Pass pass) {
 // Groups of eight channels or more: oneDNN's layouts fit some passes better than others.
 Rate aten_grouped_rate(const ConvProblem& p, Pass pass) {
   const bool nchw = p.layout == Layout::nchw, strided = p.stride[1] * p.stride[2] > 1, eight = p.c_per_group() < 16;
-  if (pass == Pass::fprop) return {8, 0.3, nchw ? (eight ? 0.05 : 0.036) : 0.036};
+  const bool wide = p.c_per_group() >= 32 && (nchw || !strided);
+  if (pass == Pass::fprop) return {8, 0.3, nchw && eight ? 0.05 : wide ? 0.03 : 0.036};
   if (pass == Pass::dgrad) return {18, 0.3, strided ? (!nchw ? 0.065 : eight ? 0.045 : 0.12) : nchw ? 0.036 : 0.04};
   return {18, 0.3, nchw ? 0.038 : eight && !strided ? 0.04 : 0.08};
 }

@@ -1,4 +1,5 @@
-// The table's "interleaved" entry: depthwise convolution on blocks of channels (cpu/interleaved.h).
+// The table's "interleaved" entry: depthwise convolution, and that of small groups, on blocks of channels
+// (cpu/interleaved.h).
 #include "cpu/interleaved.h"
 
 #include <algorithm>
@@ -17,8 +18,11 @@ constexpr int64_t kTasks = 32;        // of wgrad, about: whatever the number of
 std::string refuse(const ConvProblem& p, Pass pass, const PlanOptions& options) {
   if (pass == Pass::gather) return "a convolution has no gather pass";
   if (pass == Pass::bgrad) return "the bias gradient has no filter";
-  if (p.c_per_group() != 1) return concat(p.c_per_group(), " input channels per group: not depthwise");
-  if (p.k_per_group() != 1) return concat(p.k_per_group(), " filters a channel: one is taken");
+  const int64_t c = p.c_per_group(), k = p.k_per_group();
+  if (c != k || (c != 1 && c != 4 && c != 8))
+    return concat("groups of ", c, " channels to ", k, ": 1, 4 or 8 to as many");
+  if (c * accumulator_size(p.dtype) > kernels().vector_bytes)
+    return concat("groups of ", c, " channels fill no vector");
   if (p.in[0] != 1 || p.out[0] != 1 || p.filter[0] != 1) return "three dimensions";
   if (auto reason = refuse_epilogue(options); !reason.empty()) return reason;
   const Correlation task = correlation(p, pass == Pass::dgrad ? pass : Pass::fprop);
@@ -39,12 +43,12 @@ std::string describe(int threads, int64_t tasks, const Interleaved& layout) {
 }
 
 Prepared<ConvProblem> prepare_gradient(const ConvProblem& p, const PlanOptions& options) {
-  InterleavedGradient task{weight_gradient(p), p.k, (p.k + kBlock - 1) / kBlock, 1, nullptr};
+  InterleavedGradient task{weight_gradient(p), p.k, (p.k + kBlock - 1) / kBlock, p.c_per_group(), 1, nullptr};
   const auto plan = std::make_shared<InterleavedPlan>(task.problem.axis, kPixels);
   task.layout = &plan->layout();
   task.splits = std::max<int64_t>(1, std::min(p.n * task.layout->bands, (kTasks + task.blocks - 1) / task.blocks));
   const int threads = threads_for(p, Pass::wgrad, options);
-  const int64_t taps = task.layout->taps, tasks = task.blocks * task.splits;
+  const int64_t taps = task.layout->taps * task.terms, tasks = task.blocks * task.splits;
   const auto launch = [task, plan, threads, taps, tasks](const ConvArgs& args) {
     InterleavedGradient run = task;
     run.problem.x = args.a, run.problem.gy = args.b, run.problem.gw = args.out, run.problem.partial = args.workspace;
@@ -59,7 +63,7 @@ Prepared<ConvProblem> prepare_gradient(const ConvProblem& p, const PlanOptions& 
 
 Prepared<ConvProblem> prepare(const ConvProblem& p, Pass pass, const PlanOptions& options) {
   if (pass == Pass::wgrad) return prepare_gradient(p, options);
-  InterleavedDepthwise task{correlation(p, pass), p.c, (p.c + kBlock - 1) / kBlock, nullptr, nullptr};
+  InterleavedDepthwise task{correlation(p, pass), p.c, (p.c + kBlock - 1) / kBlock, p.c_per_group(), nullptr, nullptr};
   const auto plan = std::make_shared<InterleavedPlan>(task.problem.axis, kPixels);
   task.layout = &plan->layout();
   const int threads = threads_for(p, pass, options);
@@ -71,7 +75,7 @@ Prepared<ConvProblem> prepare(const ConvProblem& p, Pass pass, const PlanOptions
     parallel_for(run.blocks, 16, threads, kernels().interleaved_pack, &run);
     parallel_for(tasks, tasks / 64 + 1, threads, kernels().interleaved_depthwise, &run);
   };
-  return {launch, task.blocks * (task.layout->taps + 1) * kBlock * accumulator_size(p.dtype),
+  return {launch, task.blocks * (task.layout->taps * task.terms + 1) * kBlock * accumulator_size(p.dtype),
           describe(threads, tasks, *task.layout)};
 }
 
@@ -98,7 +102,9 @@ InterleavedPlan::InterleavedPlan(const AxisMap (&axis)[3], int64_t most) : phase
 }
 
 Kernel<ConvProblem> interleaved_entry() {
-  return {"interleaved", "one filter a channel; blocks of channels side by side in a padded copy that stays in cache",
+  return {"interleaved",
+          "one filter a channel, or groups of four or eight; blocks of channels side by side in a padded copy that "
+          "stays in cache",
           refuse, cost, in_huge_pages<ConvProblem, prepare>};
 }
 

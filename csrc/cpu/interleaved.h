@@ -1,8 +1,10 @@
-// Depthwise convolution on interleaved planes: sixteen channels of a band of rows are copied side by side into scratch
-// that stays in cache, [vector of channels][row][pixel][lane], converted to the accumulator type and padded. Then lanes
-// are channels in either layout, no output is at a border, and neighbours in memory are neighbours in the plane: for
-// planes too small to fill vectors along their rows (NCHW), and for filters so large that most outputs are at a border
-// or rows of one channel block collide in the cache (NHWC).
+// Depthwise convolution, and groups of four or eight channels to as many, on interleaved planes: sixteen channels of a
+// band of rows are copied side by side into scratch that stays in cache, [vector of channels][row][pixel][lane],
+// converted to the accumulator type and padded. Then lanes are channels in either layout, no output is at a border, and
+// neighbours in memory are neighbours in the plane: for planes too small to fill vectors along their rows (NCHW), and
+// for filters so large that most outputs are at a border or rows of one channel block collide in the cache (NHWC). A
+// group lies in one vector, so that its sums are those of a depthwise convolution with several terms a tap: each the
+// source vector with one channel of every group in all of the group's lanes.
 #pragma once
 
 #include "cpu/band.h"
@@ -35,10 +37,10 @@ class InterleavedPlan {
 };
 
 // fprop or dgrad. A task is one band of one block of channels of one sample; before them, `interleaved_pack` packs the
-// weights, a task a block: [tap][kBlock] and the bias, in the accumulator type.
+// weights, a task a block: [tap][term][kBlock] and the bias, in the accumulator type.
 struct InterleavedDepthwise {
   Correlation problem;
-  int64_t channels, blocks;
+  int64_t channels, blocks, terms;  // terms: channels of a group
   const Interleaved* layout;
   void* packed;  // workspace
 };
@@ -47,7 +49,7 @@ struct InterleavedDepthwise {
 // sums to the workspace, as the other depthwise kernels do.
 struct InterleavedGradient {
   WeightGradient problem;
-  int64_t channels, blocks, splits;
+  int64_t channels, blocks, terms, splits;
   const Interleaved* layout;
 };
 

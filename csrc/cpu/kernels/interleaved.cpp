@@ -1,5 +1,6 @@
 // Depthwise convolution on interleaved planes, fprop and dgrad (cpu/interleaved.h). Up to fourteen outputs stay in
-// registers through all taps of their windows: each tap is one vector of weights and a source vector an output.
+// registers through all taps of their windows: each tap is one vector of weights and a source vector an output, for
+// each of the G terms of a group.
 #include "cpu/kernels/interleaved.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
@@ -25,7 +26,7 @@ struct Outputs {
 };
 
 // Q rows of P outputs.
-template <int Q, int P, class A, class Out>
+template <int G, int Q, int P, class A, class Out>
 void sum_windows(const Windows<A>& w, const A* source, const Outputs<Out>& out) {
   vec<A> sum[Q][P];
 #pragma GCC unroll 4
@@ -37,11 +38,13 @@ void sum_windows(const Windows<A>& w, const A* source, const Outputs<Out>& out) 
   for (int64_t r = 0; r < w.rows; ++r, source += w.row, weights += w.weight_row) {
     const A *from = source, *weight_at = weights;
     for (int64_t s = 0; s < w.columns; ++s, from += w.column, weight_at += w.weight_column) {
-      const vec<A> weight = load(weight_at);
+      for_terms<G>([&](auto c) __attribute__((always_inline)) {
+        const vec<A> weight = load(weight_at + c.value * kBlock);
 #pragma GCC unroll 4
-      for (int q = 0; q < Q; ++q)
+        for (int q = 0; q < Q; ++q)
 #pragma GCC unroll 16
-        for (int p = 0; p < P; ++p) sum[q][p] += weight * load(from + q * down + p * right);
+          for (int p = 0; p < P; ++p) sum[q][p] += weight * term<G, c.value>(from + q * down + p * right);
+      });
     }
   }
 #pragma GCC unroll 4
@@ -51,36 +54,45 @@ void sum_windows(const Windows<A>& w, const A* source, const Outputs<Out>& out) 
 }
 
 // S taps of P outputs, all in consecutive pixels: each is loaded once for all the taps that use it.
-template <int S, int P, class A>
+template <int G, int S, int P, class A>
 inline __attribute__((always_inline)) void add_neighbours(const A* from, const A* weights, int64_t weight_column,
                                                           vec<A> (&sum)[P]) {
-  vec<A> weight[S];
+  for_terms<G>([&](auto c) __attribute__((always_inline)) {
+    vec<A> weight[S];
 #pragma GCC unroll 8
-  for (int s = 0; s < S; ++s) weight[s] = load(weights + s * weight_column);
+    for (int s = 0; s < S; ++s) weight[s] = load(weights + s * weight_column + c.value * kBlock);
 #pragma GCC unroll 16
-  for (int k = 0; k < P + S - 1; ++k) {
-    const vec<A> value = load(from + k * lanes<A>);
+    for (int k = 0; k < P + S - 1; ++k) {
+      const vec<A> value = term<G, c.value>(from + k * lanes<A>);
 #pragma GCC unroll 8
-    for (int p = 0; p < P; ++p)
-      if (k >= p && k < p + S) sum[p] += weight[k - p] * value;
-  }
+      for (int p = 0; p < P; ++p)
+        if (k >= p && k < p + S) sum[p] += weight[k - p] * value;
+    }
+  });
 }
 
 // One row of the filter, as many taps at a time as there are registers for.
-template <int P, class A>
+template <int G, int P, class A>
 inline __attribute__((always_inline)) void add_filter_row(const Windows<A>& w, const A* from, const A* weights,
                                                           vec<A> (&sum)[P]) {
   const int64_t by = w.weight_column;
   int64_t s = 0;
-  for (; s + 5 <= w.columns && s + 7 != w.columns; s += 5)
-    add_neighbours<5, P>(from + s * lanes<A>, weights + s * by, by, sum);
-  if (s + 4 <= w.columns) add_neighbours<4, P>(from + s * lanes<A>, weights + s * by, by, sum), s += 4;
-  if (s + 3 <= w.columns) add_neighbours<3, P>(from + s * lanes<A>, weights + s * by, by, sum), s += 3;
-  for (; s < w.columns; ++s) add_neighbours<1, P>(from + s * lanes<A>, weights + s * by, by, sum);
+  const auto add = [&](auto columns) __attribute__((always_inline)) {
+    add_neighbours<G, columns.value, P>(from + s * lanes<A>, weights + s * by, by, sum);
+    s += columns.value;
+  };
+  if constexpr (G == 1) {
+    while (s + 5 <= w.columns && s + 7 != w.columns) add(Term<5>());
+    if (s + 4 <= w.columns) add(Term<4>());
+  }
+  while (s + 3 <= w.columns) add(Term<3>());
+  if constexpr (G > 1)
+    if (s + 2 <= w.columns) add(Term<2>());
+  while (s < w.columns) add(Term<1>());
 }
 
 // A row of outputs where both taps and outputs are neighbours, P at a time: the last tile overlaps the one before it.
-template <int P, class A, class Out>
+template <int G, int P, class A, class Out>
 void sum_row(const Windows<A>& w, const A* source, const Outputs<Out>& out, int64_t length) {
   for (int64_t next = 0; next < length; next += P) {
     const int64_t i = least(next, length - P);
@@ -88,7 +100,7 @@ void sum_row(const Windows<A>& w, const A* source, const Outputs<Out>& out, int6
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) sum[p] = w.bias;
     for (int64_t r = 0; r < w.rows; ++r)
-      add_filter_row<P>(w, source + r * w.row + i * lanes<A>, w.weights + r * w.weight_row, sum);
+      add_filter_row<G, P>(w, source + r * w.row + i * lanes<A>, w.weights + r * w.weight_row, sum);
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) store_as<Out, A>(out.at + (i + p) * out.right, sum[p]);
   }
@@ -105,7 +117,7 @@ void sum_row_by_rows(const Windows<A>& w, const A* source, const Outputs<Out>& o
       vec<A> sum[P];
 #pragma GCC unroll 8
       for (int p = 0; p < P; ++p) sum[p] = load(line + p * lanes<A>);
-      add_filter_row<P>(w, source + r * w.row + i * lanes<A>, w.weights + r * w.weight_row, sum);
+      add_filter_row<1, P>(w, source + r * w.row + i * lanes<A>, w.weights + r * w.weight_row, sum);
 #pragma GCC unroll 8
       for (int p = 0; p < P; ++p) store(line + p * lanes<A>, sum[p]);
     }
@@ -114,15 +126,16 @@ void sum_row_by_rows(const Windows<A>& w, const A* source, const Outputs<Out>& o
 
 constexpr int64_t kManyTaps = 128;
 
-template <int P, class A, class Out>
+template <int G, int P, class A, class Out>
 void sum_neighbour_rows(const Windows<A>& w, Outputs<Out> out, int64_t rows, int64_t length) {
   const A* source = w.source;
   for (int64_t h = 0; h < rows; ++h, source += w.down, out.at += out.down)
-    w.rows* w.columns > kManyTaps ? sum_row_by_rows<P>(w, source, out, length) : sum_row<P>(w, source, out, length);
+    G == 1 && w.rows* w.columns > kManyTaps ? sum_row_by_rows<P>(w, source, out, length)
+                                            : sum_row<G, P>(w, source, out, length);
 }
 
 // `rows` rows of at least P outputs: the last tile of a row overlaps the one before it.
-template <int Q, int P, class A, class Out>
+template <int G, int Q, int P, class A, class Out>
 void sum_rows(const Windows<A>& w, Outputs<Out> out, int64_t rows, int64_t length) {
   const A* source = w.source;
   Out* const start = out.at;
@@ -132,7 +145,7 @@ void sum_rows(const Windows<A>& w, Outputs<Out> out, int64_t rows, int64_t lengt
       const int64_t i = least(next, length - P);
       out.at = start + h * out.down + i * out.right;
       const A* from = source + h * w.down + i * w.right;
-      many ? sum_windows<Q, P>(w, from, out) : sum_windows<1, P>(w, from, out);
+      many ? sum_windows<G, Q, P>(w, from, out) : sum_windows<G, 1, P>(w, from, out);
     }
     h += many ? Q : 1;
   }
@@ -140,34 +153,36 @@ void sum_rows(const Windows<A>& w, Outputs<Out> out, int64_t rows, int64_t lengt
 
 // Of the tiles that fit a row, the one that computes least: ten outputs or fewer take as long as ten, because sums
 // wait for each other.
-template <class A, class Out>
+template <int G, class A, class Out>
 void sum_plane(const Windows<A>& w, const Outputs<Out>& out, int64_t rows, int64_t length) {
   if (length >= 7 && w.right == lanes<A> && w.column == lanes<A>) {
     const bool eight = (length + 7) / 8 * 80 <= (length + 6) / 7 * 76;
-    return eight ? sum_neighbour_rows<8>(w, out, rows, length) : sum_neighbour_rows<7>(w, out, rows, length);
+    return eight ? sum_neighbour_rows<G, 8>(w, out, rows, length) : sum_neighbour_rows<G, 7>(w, out, rows, length);
   }
   int64_t best = 1, least_cost = length * 10;
   for (const int64_t p : {14, 8, 7, 4, 2}) {
-    if (p > length) continue;
+    if (p > length || (G > 1 && (p == 14 || p == 2))) continue;
     const int64_t each = p == 14 ? 15 : p == 8 ? 10 : p == 7 ? 8 : p == 4 ? 6 : 5;
     const int64_t cost = (length + p - 1) / p * each;
     if (cost < least_cost) best = p, least_cost = cost;
   }
-  if (best == 14) return sum_rows<1, 14>(w, out, rows, length);
-  if (best == 8) return sum_rows<1, 8>(w, out, rows, length);
-  if (best == 7) return sum_rows<2, 7>(w, out, rows, length);
-  if (best == 4) return sum_rows<3, 4>(w, out, rows, length);
-  if (best == 2) return sum_rows<4, 2>(w, out, rows, length);
-  sum_rows<4, 1>(w, out, rows, length);
+  if constexpr (G == 1) {  // fewer tiles where each has several terms
+    if (best == 14) return sum_rows<G, 1, 14>(w, out, rows, length);
+    if (best == 2) return sum_rows<G, 4, 2>(w, out, rows, length);
+  }
+  if (best == 8) return sum_rows<G, 1, 8>(w, out, rows, length);
+  if (best == 7) return sum_rows<G, G == 1 ? 2 : 1, 7>(w, out, rows, length);
+  if (best == 4) return sum_rows<G, G == 1 ? 3 : 2, 4>(w, out, rows, length);
+  sum_rows<G, 4, 1>(w, out, rows, length);
 }
 
 // Band `band` of vector v of a block: `out` is the first of the band's outputs.
-template <class A, class Out>
+template <int G, class A, class Out>
 void sum_band(const Interleaved& b, A* memory, const A* source, const A* packed, int64_t band,
               const Outputs<Out>& out) {
   constexpr int64_t N = lanes<A>;
   Windows<A> w;
-  w.bias = load(packed + b.taps * kBlock), w.line = memory;
+  w.bias = load(packed + b.taps * G * kBlock), w.line = memory;
   w.down = b.height.mul * b.pitch * N, w.right = b.width.mul * N;
   for (int64_t h = 0; h < b.height.div; ++h) {
     const PhaseAxis& rows = b.rows_of[h];
@@ -177,16 +192,16 @@ void sum_band(const Interleaved& b, A* memory, const A* source, const A* packed,
       w.rows = rows.taps, w.columns = columns.taps;
       w.row = rows.apart * b.pitch * N, w.column = columns.apart * N;
       w.source = source + (rows.first - b.top) * b.pitch * N + (columns.first + b.lead) * N;
-      const int64_t across = b.width.taps * kBlock;
-      w.weights = packed + rows.tap * across + columns.tap * kBlock;
-      w.weight_row = rows.tap_step * across, w.weight_column = columns.tap_step * kBlock;
+      const int64_t across = b.width.taps * G * kBlock;
+      w.weights = packed + rows.tap * across + columns.tap * G * kBlock;
+      w.weight_row = rows.tap_step * across, w.weight_column = columns.tap_step * G * kBlock;
       const Outputs<Out> each{out.at + h * out.down + f * out.right, b.height.div * out.down, b.width.div * out.right};
-      sum_plane(w, each, count, columns.outputs);
+      sum_plane<G>(w, each, count, columns.outputs);
     }
   }
 }
 
-template <class T, class A>
+template <int G, class T, class A>
 void interleaved_band(const InterleavedDepthwise& p, int64_t n, int64_t block, int64_t band, A* memory) {
   const Interleaved& b = *p.layout;
   const Correlation& c = p.problem;
@@ -195,14 +210,14 @@ void interleaved_band(const InterleavedDepthwise& p, int64_t n, int64_t block, i
   read_band(b, c.layout, source, static_cast<const T*>(c.src) + n * c.src_strides.n + first * c.src_strides.c,
             c.src_strides, channels, band);
   const int64_t top = band * b.out_rows(), pixels = least(b.out_rows(), b.height.out - top) * b.width.out;
-  const A* packed = static_cast<const A*>(p.packed) + block * (b.taps + 1) * kBlock;
+  const A* packed = static_cast<const A*>(p.packed) + block * (b.taps * G + 1) * kBlock;
   T* to = static_cast<T*>(c.dst) + n * c.dst_strides.n + first * c.dst_strides.c + top * c.dst_strides.at[1];
   for (int64_t v = 0; v * lanes<A> < channels; ++v) {
     const int64_t count = least(lanes<A>, channels - v * lanes<A>);
     if (c.layout == Layout::nhwc && count == lanes<A>) {
-      sum_band(b, line, source, packed, band, Outputs<T>{to, c.dst_strides.at[1], c.dst_strides.at[2]});
+      sum_band<G>(b, line, source, packed, band, Outputs<T>{to, c.dst_strides.at[1], c.dst_strides.at[2]});
     } else {
-      sum_band(b, line, source, packed, band, Outputs<A>{out, b.width.out * lanes<A>, lanes<A>});
+      sum_band<G>(b, line, source, packed, band, Outputs<A>{out, b.width.out * lanes<A>, lanes<A>});
       if (c.layout == Layout::nchw) {
         write_planes(to, out, pixels, {c.dst_strides.c, count});
       } else {
@@ -219,16 +234,18 @@ void interleaved_band(const InterleavedDepthwise& p, int64_t n, int64_t block, i
 void interleaved_pack(const void* context, int64_t begin, int64_t end) {
   const auto& p = *static_cast<const InterleavedDepthwise*>(context);
   const Correlation& c = p.problem;
-  const int64_t taps = p.layout->taps;
+  const int64_t taps = p.layout->taps, terms = p.terms;
   visit_dtype(c.dtype, [&](auto type) {
     using T = decltype(type);
     for (int64_t block = begin; block < end; ++block) {
-      auto* to = static_cast<accumulator_t<T>*>(p.packed) + block * (taps + 1) * kBlock;
+      auto* to = static_cast<accumulator_t<T>*>(p.packed) + block * (taps * terms + 1) * kBlock;
       for (int64_t lane = 0; lane < kBlock; ++lane) {
         const int64_t channel = least(block * kBlock + lane, p.channels - 1);
-        const T* filter = static_cast<const T*>(c.w) + channel * taps;
-        for (int64_t t = 0; t < taps; ++t) to[t * kBlock + lane] = widen(filter[t]);
-        to[taps * kBlock + lane] = c.bias ? widen(static_cast<const T*>(c.bias)[channel]) : 0;
+        const T* filter = static_cast<const T*>(c.w) + channel / terms * c.w_group + channel % terms * c.w_dst;
+        for (int64_t t = 0; t < taps; ++t)
+          for (int64_t each = 0; each < terms; ++each)
+            to[(t * terms + each) * kBlock + lane] = widen(filter[t * c.w_tap[2] + each * c.w_src]);
+        to[taps * terms * kBlock + lane] = c.bias ? widen(static_cast<const T*>(c.bias)[channel]) : 0;
       }
     }
   });
@@ -246,10 +263,12 @@ void interleaved_depthwise(const void* context, int64_t begin, int64_t end) {
     // Neighbours share what is read and written: NCHW bands their rows, NHWC blocks their pixels.
     const bool nchw = p.problem.layout == Layout::nchw;
     const int64_t inner = nchw ? b.bands : p.blocks, each = p.blocks * b.bands;
-    for (int64_t index = begin; index < end; ++index) {
-      const int64_t outside = index % each / inner, inside = index % inner;
-      interleaved_band<T>(p, index / each, nchw ? outside : inside, nchw ? inside : outside, memory);
-    }
+    with_terms<A>(p.terms, [&](auto terms) {
+      for (int64_t index = begin; index < end; ++index) {
+        const int64_t outside = index % each / inner, inside = index % inner;
+        interleaved_band<terms.value, T>(p, index / each, nchw ? outside : inside, nchw ? inside : outside, memory);
+      }
+    });
   });
 }
 

@@ -38,6 +38,45 @@ inline __attribute__((always_inline)) void transpose(vec<A> (&row)[lanes<A>]) {
   if constexpr (lanes<A> > 8) exchange<8, A>(row);
 }
 
+template <int N>
+struct Term {
+  static constexpr int value = N;
+};
+
+// Calls visit(Term<0>()) to visit(Term<G - 1>()).
+template <int G, int First = 0, class Visit>
+inline __attribute__((always_inline)) void for_terms(Visit visit) {
+  if constexpr (First < G) {
+    visit(Term<First>());
+    for_terms<G, First + 1>(visit);
+  }
+}
+
+// Channel C of each group of G in all lanes of the group.
+template <int G, int C, class A>
+inline __attribute__((always_inline)) vec<A> term(const A* from) {
+  if constexpr (G == 1) {
+    return load(from);
+  } else if constexpr (G == lanes<A>) {
+    return broadcast(from[C]);
+  } else {
+    mask_of<A> same;
+#pragma GCC unroll 16
+    for (int l = 0; l < lanes<A>; ++l) same[l] = l / G * G + C;
+    return __builtin_shuffle(load(from), same);
+  }
+}
+
+// Calls run(Term<G>()) for the groups of the entry's table that fill a vector or less.
+template <class A, class Run>
+void with_terms(int64_t terms, Run run) {
+  if constexpr (lanes<A> >= 4)
+    if (terms == 4) return run(Term<4>());
+  if constexpr (lanes<A> >= 8)
+    if (terms == 8) return run(Term<8>());
+  run(Term<1>());
+}
+
 // The channels of a vector: elements of the tensor from one to the next, and how many lanes exist.
 struct Channels {
   int64_t pitch, count;

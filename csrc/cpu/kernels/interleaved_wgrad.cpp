@@ -78,10 +78,48 @@ void filter(const Patch<A>& p, A* totals, int64_t rows, int64_t columns) {
   }
 }
 
+// Likewise of one filter row, S columns times terms [C, C + 4) of a group of G.
+template <int G, int C, int S, class A>
+void term_gradients(const Patch<A>& p, const A* x, A* totals) {
+  vec<A> sum[S][4] = {};
+  const A* gy = p.gy;
+  for (int64_t h = 0; h < p.rows; ++h, x += p.x_down, gy += p.gy_down) {
+    const A *from = x, *g = gy, *const end = gy + p.columns * lanes<A>;
+    for (; g < end; g += lanes<A>, from += p.x_right) {
+      const vec<A> value = load(g);
+#pragma GCC unroll 4
+      for (int s = 0; s < S; ++s)
+        for_terms<4>([&](auto c) __attribute__((always_inline)) {
+          sum[s][c.value] += value * term<G, C + c.value>(from + s * p.x_column);
+        });
+    }
+  }
+#pragma GCC unroll 4
+  for (int s = 0; s < S; ++s)
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; ++c) {
+      A* to = totals + (s * G + C + c) * kBlock;
+      store(to, load(to) + sum[s][c]);
+    }
+}
+
+template <int G, class A>
+void group_filter(const Patch<A>& p, A* totals, int64_t rows, int64_t columns) {
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t s = 0, some; s < columns; s += some, totals += some * G * kBlock) {
+      const A* x = p.x + r * p.x_row + s * p.x_column;
+      some = columns - s >= 3 ? 3 : 1;
+      for_terms<G / 4>([&](auto four) {
+        some == 3 ? term_gradients<G, 4 * four.value, 3>(p, x, totals)
+                  : term_gradients<G, 4 * four.value, 1>(p, x, totals);
+      });
+    }
+}
+
 constexpr int64_t kPixels = 256;  // outputs that a sum runs over before it joins the totals: short sums round less
 
-// `totals` is [tap][kBlock].
-template <class A>
+// `totals` is [tap][term][kBlock].
+template <int G, class A>
 void add_band(const Interleaved& b, const A* x, const A* gy, int64_t vectors, int64_t rows, A* totals) {
   constexpr int64_t N = lanes<A>;
   const PhaseAxis &height = b.rows_of[0], &width = b.columns_of[0];
@@ -97,7 +135,11 @@ void add_band(const Interleaved& b, const A* x, const A* gy, int64_t vectors, in
                        b.width.out * N,
                        height.apart * row,
                        width.apart * N};
-      filter(p, totals, height.taps, width.taps);
+      if constexpr (G == 1) {
+        filter(p, totals, height.taps, width.taps);
+      } else {
+        group_filter<G>(p, totals, height.taps, width.taps);
+      }
     }
 }
 
@@ -127,7 +169,8 @@ void gradient_task(const InterleavedGradient& p, int64_t block, int64_t split, c
   const Interleaved& b = *p.layout;
   const WeightGradient& c = p.problem;
   const int64_t first = block * kBlock, channels = least(kBlock, p.channels - first);
-  zero(m.totals, b.taps * kBlock);
+  const int64_t taps = b.taps * p.terms;
+  zero(m.totals, taps * kBlock);
   const int64_t units = c.n * b.bands;
   for (int64_t unit = split * units / p.splits; unit < (split + 1) * units / p.splits; ++unit) {
     const int64_t n = unit / b.bands, band = unit % b.bands, top = band * b.phase_rows;
@@ -136,15 +179,17 @@ void gradient_task(const InterleavedGradient& p, int64_t block, int64_t split, c
               channels, band);
     const T* gy = static_cast<const T*>(c.gy) + n * c.gy_strides.n + first * c.gy_strides.c;
     read_gradients(b, c.layout, m.gy, gy + top * c.gy_strides.at[1], c.gy_strides, channels, rows);
-    add_band(b, m.x, m.gy, (channels + lanes<A> - 1) / lanes<A>, rows, m.totals);
+    with_terms<A>(p.terms, [&](auto terms) {
+      add_band<terms.value>(b, m.x, m.gy, (channels + lanes<A> - 1) / lanes<A>, rows, m.totals);
+    });
   }
   for (int64_t lane = 0; lane < channels; ++lane)
-    for (int64_t t = 0; t < b.taps; ++t) {
-      const int64_t at = (first + lane) * b.taps + t;
+    for (int64_t t = 0; t < taps; ++t) {
+      const int64_t at = (first + lane) * taps + t % p.terms * c.w_c + t / p.terms * c.w_tap[2];
       if (p.splits == 1) {
         static_cast<T*>(c.gw)[at] = narrow<T>(m.totals[t * kBlock + lane]);
       } else {
-        static_cast<A*>(c.partial)[split * p.channels * b.taps + at] = m.totals[t * kBlock + lane];
+        static_cast<A*>(c.partial)[split * p.channels * taps + at] = m.totals[t * kBlock + lane];
       }
     }
 }
@@ -157,9 +202,9 @@ void interleaved_gradient(const void* context, int64_t begin, int64_t end) {
     using T = decltype(type);
     using A = accumulator_t<T>;
     const Interleaved& b = *p.layout;
-    const int64_t gy = b.phase_rows * b.width.out * kBlock;
+    const int64_t gy = b.phase_rows * b.width.out * kBlock, totals = b.taps * p.terms * kBlock;
     Memory<A> m;
-    m.x = static_cast<A*>(scratch(size_t(b.elements() + gy + b.taps * kBlock) * sizeof(A)));
+    m.x = static_cast<A*>(scratch(size_t(b.elements() + gy + totals) * sizeof(A)));
     m.gy = m.x + b.elements(), m.totals = m.gy + gy;
     zero(m.x, b.elements() + gy);
     for (int64_t task = begin; task < end; ++task) gradient_task<T>(p, task / p.splits, task % p.splits, m);
