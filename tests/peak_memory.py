@@ -14,9 +14,9 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from bench.layers import Layer, select
 
 import fastconv
+from bench.layers import Layer, select
 
 PROCESS = Path("/proc/self")
 TRIM = ctypes.CDLL(None).malloc_trim

@@ -1,4 +1,4 @@
-"""Peak memory of whole layers is not above torch's: measured in the resident set of a process that gives memory back."""
+"""Peak memory of whole layers is not above torch's: the resident set of a process that gives memory back."""
 
 from __future__ import annotations
 
