@@ -183,7 +183,7 @@ def test_explain_reads_like_a_page(capsys, pass_):
     name = choice.split()[1]
     for column in ("DRAM", "L2", "cycles", "waves", "resident"):
         assert column in text
-    rows = [line.split() for line in lines if "µs" in line and line.endswith("(registers)")]
+    rows = [line.split() for line in lines if "µs" in line and line.endswith(("(registers)", "(shared memory)"))]
     assert len(rows) >= 5 and all(len(row) >= 12 for row in rows)
     for kernel in dict(fastconv.backends()["emulator"].kernels("conv")):
         assert text.count(f"    {kernel} ") + text.count(f"→  {kernel}") + text.count(f"  {kernel}:") >= 1, kernel
