@@ -31,6 +31,10 @@ _DEVICE_TYPE = {"cpu": "cpu", "emulator": "cpu", "cuda": "cuda"}
 DEVICE_TYPES = frozenset(_DEVICE_TYPE.values())
 
 
+#: A table of kernels for each.
+OPERATIONS = ("conv", "pool", "separable")
+
+
 @dataclass(frozen=True)
 class Backend:
     """One compiled module: ``available``, or not and the ``reason`` why."""
@@ -48,7 +52,7 @@ class Backend:
         return _DEVICE_TYPE[self.name]
 
     def kernels(self, operation: str) -> list[tuple[str, str]]:
-        """(name, summary) of each entry of the backend's table; ``operation`` is "conv" or "pool"."""
+        """(name, summary) of each entry of the backend's table; ``operation`` is one of OPERATIONS."""
         return [] if self.module is None else getattr(self.module, f"{operation}_kernels")()
 
 
@@ -131,7 +135,7 @@ class use_kernel(settings.Choice):
         """``value``, if some backend's table has it."""
         if value is None or value == "native":
             return value
-        tables = [backend.kernels(operation) for backend in _BACKENDS.values() for operation in ("conv", "pool")]
+        tables = [backend.kernels(operation) for backend in _BACKENDS.values() for operation in OPERATIONS]
         known = sorted({name for table in tables for name, _ in table})
         if value not in known:
             raise ValueError(f"kernel: expected one of native, {', '.join(known)}, got {value!r}")

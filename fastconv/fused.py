@@ -123,12 +123,12 @@ def by_torch(
     padding_mode: str = "zeros",
 ) -> Tensor:
     """:func:`conv2d_bias_act` by torch.nn.functional alone."""
-    kind, arguments = _kind_of(arguments, padding_mode)
+    kind, arguments = kind_of(arguments, padding_mode)
     y = kind.torchs(2)(input, weight, bias, *arguments)
     return activation_of(activation, negative_slope).apply(y if residual is None else y + residual)
 
 
-def _kind_of(geometry: tuple[Any, ...], padding_mode: str) -> tuple[type[Convolution], tuple[Any, ...]]:
+def kind_of(geometry: tuple[Any, ...], padding_mode: str) -> tuple[type[Convolution], tuple[Any, ...]]:
     """The class of the convolution, and its arguments."""
     return (Convolution, geometry) if padding_mode == "zeros" else (PaddedConvolution, (*geometry, padding_mode))
 
@@ -147,7 +147,7 @@ def _the_long_way(
             residual = residual.unsqueeze(0)
         return conv2d_bias_act(x.unsqueeze(0), w, bias, residual, *arguments, **named).squeeze(0)
     operands = _autocast(x, w, bias, residual)
-    kind, geometry = _kind_of(arguments[1:], named["padding_mode"])
+    kind, geometry = kind_of(arguments[1:], named["padding_mode"])
     conv = conv_route(kind, 2, *operands[:3], *geometry)
     if _pads_first(conv, bias):  # then the epilogue is that of a convolution without padding
         activation, stride, _, *others = arguments
@@ -372,7 +372,7 @@ def _conv2d_bias_act_route(
     act = activation_of(activation, negative_slope)
     x = input.unsqueeze(0) if input.dim() == 3 else input
     operands = _autocast(x, weight, bias)
-    kind, geometry = _kind_of((stride, padding, dilation, groups), padding_mode)
+    kind, geometry = kind_of((stride, padding, dilation, groups), padding_mode)
     conv = conv_route(kind, 2, *operands, *geometry)
     if not isinstance(conv, Convolution) or conv.module is None:
         return conv

@@ -95,6 +95,22 @@ def conv_launch(
     return launch
 
 
+def separable_launch(
+    plan: Any, device: torch.device, dtype: torch.dtype, shape: Ints, strides: Ints
+) -> Callable[..., Tensor]:
+    """``launch(x, depthwise_weight, depthwise_bias, pointwise_weight, bias, residual) -> out`` for dense operands;
+    those that the plan does without are None.
+    """
+    run, allocate = _runner(plan, device), _allocator(shape, strides, dtype, device)
+
+    def launch(*operands: Tensor | None) -> Tensor:
+        out = allocate()
+        run(*(0 if each is None else each.data_ptr() for each in operands), out.data_ptr())
+        return out
+
+    return launch
+
+
 def pool_launch(
     plan: Any, device: torch.device, dtype: torch.dtype, shape: Ints, strides: Ints
 ) -> Callable[..., Tensor]:

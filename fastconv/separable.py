@@ -7,12 +7,12 @@ While gradients are recorded z is not kept: backward makes it again from x, whic
 per cent of the pair's products) and saves as many bytes as z has. What is kept is x and the parameters. Gradients are
 closed under differentiation: z is made by differentiable operators, and the rest is a convolution (autograd.py).
 
-Composed, so far, of the best plans of the two convolutions, each with its epilogue in its own launch (fused.py).
+Forward is one launch, with z on chip, where a kernel does it and is predicted to be cheaper than the best plans of the
+two convolutions, each with its epilogue in its own launch (separable_plans.py); the plan says which, and why.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from .convolution import Convolution
 from .dispatch import elsewhere, is_plain, is_watched, ordinary
 from .fused import check_residual, conv2d_bias_act
 from .routes import BY_NAME, _arguments, _autocast, conv_route
-from .units import si
+from .separable_plans import FusedSeparable, SeparablePlan, fused_of
 
 
 def separable_conv2d(
@@ -132,6 +132,10 @@ def _in_order(
         return _in_order(x.unsqueeze(0), dw, db, pw, bias, residual, geometry, between, after).squeeze(0)
     x, dw, db, pw, bias, residual = operands = _autocast(x, dw, db, pw, bias, residual)
     if not (torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in operands)):
+        whole = _whole(x, dw, db, pw, bias, residual, geometry, between, after)
+        if whole is not None and whole.run is not None:
+            check_residual(residual, whole.shape, x, "separable_conv2d")
+            return whole.run(x, dw, db, pw, bias, residual)
         z = _depthwise(x, dw, db, geometry, between)
         check_residual(residual, (z.shape[0], pw.shape[0], *z.shape[2:]), x, "separable_conv2d")
         return conv2d_bias_act(z, pw, bias, residual, after.name, negative_slope=after.slope)
@@ -146,6 +150,23 @@ def _depthwise(
     *geometry, mode = geometry
     named = {"negative_slope": act.slope, "padding_mode": mode}
     return conv2d_bias_act(x, dw, db, None, act.name, *geometry, x.shape[1], **named)
+
+
+def _whole(
+    x: Tensor,
+    dw: Tensor,
+    db: Tensor | None,
+    pw: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    geometry: tuple[Any, Any, Any, str],
+    between: Activation,
+    after: Activation,
+) -> FusedSeparable | None:
+    *numbers, mode = geometry
+    kind, arguments = fused.kind_of((*numbers, x.shape[1]), mode)
+    conv = conv_route(kind, 2, x, dw, db, *arguments)
+    return fused_of(conv, pw, (db is not None, bias is not None, residual is not None), between, after)
 
 
 def check(x: Any, dw: Any, db: Any, pw: Any, bias: Any, residual: Any) -> None:
@@ -200,6 +221,9 @@ class _Separable(Function):
         """z lives only as long as this runs."""
         ctx.save_for_backward(x, dw, db, pw)
         ctx.geometry, ctx.act = geometry, act
+        whole = _whole(x, dw, db, pw, bias, None, geometry, act, activation_of(None))
+        if whole is not None and whole.run is not None:
+            return whole.run(x, dw, db, pw, bias, None)
         z = _depthwise(x, dw, db, geometry, act)
         return conv2d_bias_act(z, pw, bias, None, None)
 
@@ -233,61 +257,18 @@ def _pointwise_gradients(z: Tensor, pw: Tensor, gy: Tensor, need: tuple[bool, bo
 
 
 # ---- plans ----
-@dataclass(frozen=True)
-class SeparablePlan:
-    """The plans of the ``depthwise`` and the ``pointwise`` part, and the bytes of what lies between them."""
-
-    depthwise: Any
-    pointwise: Any
-    between_bytes: int
-    pass_: str = "fprop"
-
-    @property
-    def kernel(self) -> str:
-        """Both."""
-        return f"{self.depthwise.kernel} + {self.pointwise.kernel}"
-
-    @property
-    def is_aten(self) -> bool:
-        """Whether PyTorch's operators do all of it."""
-        return self.depthwise.is_aten and self.pointwise.is_aten
-
-    @property
-    def detail(self) -> str:
-        """Both."""
-        return "; ".join(filter(None, (self.depthwise.detail, self.pointwise.detail)))
-
-    @property
-    def workspace_bytes(self) -> int:
-        """One after the other."""
-        return max(self.depthwise.workspace_bytes, self.pointwise.workspace_bytes)
-
-    @property
-    def candidates(self) -> list[Any]:
-        """Of either part."""
-        return [*self.depthwise.candidates, *self.pointwise.candidates]
-
-    def explain(self) -> str:
-        """The two pages, and what is not kept."""
-        kept = f"{si(self.between_bytes, 'B')} between the two are not kept for backward, which makes them again"
-        return f"{self.depthwise.explain()}\n{self.pointwise.explain()}\n{kept}\n"
-
-    def __repr__(self) -> str:
-        """In one line."""
-        return f"{self.depthwise!r} then {self.pointwise!r}"
-
-
 class _Route:
     """The pair of routes of a call that is not run."""
 
     module = None
 
-    def __init__(self, depthwise: Any, pointwise: Any, between_bytes: int) -> None:
-        self.depthwise, self.pointwise, self.between_bytes = depthwise, pointwise, between_bytes
+    def __init__(self, depthwise: Any, pointwise: Any, between_bytes: int, whole: Any) -> None:
+        self.depthwise, self.pointwise, self.between_bytes, self.whole = depthwise, pointwise, between_bytes, whole
 
     def plan(self, pass_: str) -> SeparablePlan:
         """Of one pass."""
-        return SeparablePlan(self.depthwise.plan(pass_), self.pointwise.plan(pass_), self.between_bytes, pass_)
+        whole = self.whole if pass_ == "fprop" else None
+        return SeparablePlan(self.depthwise.plan(pass_), self.pointwise.plan(pass_), self.between_bytes, pass_, whole)
 
 
 def _route(*args: Any, **kwargs: Any) -> _Route:
@@ -311,7 +292,10 @@ def _route(*args: Any, **kwargs: Any) -> _Route:
         )
     z = torch.empty_like(meta, device=x.device)
     second = route(z, pointwise_weight, bias, residual, activation, **slope)
-    return _Route(first, second, z.numel() * z.element_size())
+    acts = (activation_of(depthwise_activation, negative_slope), activation_of(activation, negative_slope))
+    operands = _autocast(x, depthwise_weight, depthwise_bias, pointwise_weight, bias, residual)
+    whole = _whole(*operands, (*geometry, padding_mode), *acts)
+    return _Route(first, second, z.numel() * z.element_size(), None if whole is None else whole.plan)
 
 
 BY_NAME["separable_conv2d"] = _route

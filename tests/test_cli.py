@@ -45,7 +45,7 @@ def test_info_tells_every_backend_and_kernel(capsys):
     assert fastconv.__version__ in text
     for name, backend in fastconv.backends().items():
         assert f"backend {name}: " + ("ready" if backend.available else f"not available: {backend.reason}") in text
-        for operation in ("conv", "pool"):
+        for operation in ("conv", "pool", "separable"):
             for kernel, summary in backend.kernels(operation):
                 assert kernel in text and summary in text
 

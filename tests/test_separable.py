@@ -121,6 +121,55 @@ def test_what_lies_between_is_not_kept(native: Target) -> None:
     assert "not kept for backward" in plan.explain() and " + " in plan.kernel
 
 
+FUSED = {"c": 24, "m": 1, "k": 40, "padding": 1, "stride": 2}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_one_launch_or_two(dtype: torch.dtype) -> None:
+    """The emulator's table: both give the same, gradients too, and the plan says which it is and what it spares."""
+    tensors, arguments = operands(FUSED, dtype, "cpu", make=integer_tensor, channels_last=True)
+    results = []
+    with fastconv.use_backend("emulator"):
+        for kernel in ("separable_64", "two_launches"):
+            with fastconv.use_kernel(kernel):
+                fastconv._emulator.reset_counters()
+                y = ours("relu6", "relu", **arguments)(*tensors)
+                launched = set(fastconv._emulator.counters())
+                given = [each.clone().requires_grad_() for each in tensors]
+                ours("relu6", "relu", **arguments)(*given).float().square().sum().backward()
+                plan = fastconv.plan("separable_conv2d", *tensors[:4], **arguments, depthwise_activation="relu6")
+            between = tensors[5].numel() // 40 * 24 * 2
+            assert plan.between_bytes == between
+            assert plan.is_fused == (kernel == "separable_64") == (launched == {"separable"})
+            assert plan.spared_bytes == (2 * between if plan.is_fused else 0)
+            assert plan.kernel == "separable_64" if plan.is_fused else " + " in plan.kernel
+            assert ("on chip   " in plan.explain()) == plan.is_fused and "not kept for backward" in plan.explain()
+            results.append([y, *(each.grad for each in given)])
+            assert y.is_contiguous(memory_format=torch.channels_last)
+        for mode in ("zeros", "reflect"):
+            with fastconv.use_kernel("separable_64"):
+                one = ours("relu6", padding_mode=mode, **arguments)(*tensors)
+            with fastconv.use_kernel("two_launches"):
+                assert torch.equal(one, ours("relu6", padding_mode=mode, **arguments)(*tensors))
+        # A kernel of another table, or a pin of a part, asks for the parts.
+        with fastconv.use_kernel("direct_64x64"):
+            assert not fastconv.plan("separable_conv2d", *tensors[:4], **arguments).is_fused
+        free = fastconv.plan("separable_conv2d", *tensors[:4], **arguments)
+        assert {each.kernel for each in free.whole.candidates} == {"separable_64", "separable_128", "two_launches"}
+        assert free.is_fused
+        try:
+            fastconv.plans.pin("conv2d", *tensors[:2], groups=24, kernel="depthwise")  # of another padding and stride
+            assert fastconv.plan("separable_conv2d", *tensors[:4], **arguments).kernel == free.kernel
+            fastconv.plans.pin("conv2d", *tensors[:2], **arguments, groups=24, kernel="depthwise")
+            assert fastconv.plan("separable_conv2d", *tensors[:4], **arguments).kernel.startswith("depthwise + ")
+        finally:
+            fastconv.plans.unpin()
+    exact = torchs("relu6", "relu", **arguments)(*(each.double() for each in tensors))
+    for one, two in zip(*results, strict=True):
+        assert torch.equal(one, two)
+    assert torch.equal(results[0][0].double(), exact.to(dtype).double())
+
+
 def test_autocast_and_transforms(native: Target) -> None:
     tensors, arguments = operands(GEOMETRY[0], torch.float32, native.device)
     x, rest = tensors[0].requires_grad_(), tensors[1:]

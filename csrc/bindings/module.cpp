@@ -69,6 +69,13 @@ PoolProblem make_pool(const std::string& kind, int64_t n, int64_t c, const Sizes
   return problem;
 }
 
+SeparableProblem make_separable(const ConvProblem& depthwise, int64_t k, bool bias, const std::string& activation,
+                                double slope) {
+  SeparableProblem problem{depthwise, k, bias, parse_activation(activation), slope};
+  problem.validate();
+  return problem;
+}
+
 Sizes spatial(const Axes& axes, int rank) { return Sizes(axes.begin() + (3 - rank), axes.end()); }
 
 template <class T>
@@ -127,6 +134,15 @@ void bind_problems(py::module_& m) {
       .def_readonly("count_include_pad", &PoolProblem::count_include_pad)
       .def_readonly("divisor_override", &PoolProblem::divisor_override)
       .def_property_readonly("offset_bytes", &PoolProblem::offset_bytes);
+
+  py::class_<SeparableProblem>(m, "SeparableProblem", py::module_local())
+      .def(py::init(&make_separable), py::kw_only(), py::arg("depthwise"), py::arg("k"), py::arg("bias") = false,
+           py::arg("activation") = "none", py::arg("slope") = 0.01, "bias, activation and slope: z's epilogue.")
+      .def_readonly("depthwise", &SeparableProblem::depthwise)
+      .def_property_readonly("pointwise", &SeparableProblem::pointwise)
+      .def_readonly("k", &SeparableProblem::k)
+      .def_property_readonly("between_bytes", &SeparableProblem::between_bytes)
+      .def("__repr__", &SeparableProblem::describe);
 }
 
 template <class Problem>
@@ -169,6 +185,16 @@ void run_pool(const Plan<PoolProblem>& plan, const Addresses<6>& at) {
   require(at[3] || (plan.pass != Pass::unpool && plan.pass != Pass::pick), "run: unpooling without indices");
   launch(plan, {address<const void>(at[0]), address<void>(at[1]), address<void>(at[2]), address<int64_t>(at[3]),
                 address<void>(at[4]), address<void>(at[5])});
+}
+
+void run_separable(const Plan<SeparableProblem>& plan, const Addresses<9>& at) {
+  require(at[0] && at[1] && at[3] && at[6], "run: an operand or the output has no memory");
+  require(bool(at[5]) == plan.options.residual, "run: the plan ", plan.options.residual ? "adds a" : "has no",
+          " residual, got ", at[5] ? "an address" : "none");
+  require(bool(at[2]) == plan.problem.bias, "run: depthwise_bias: the plan has ", plan.problem.bias ? "one" : "none");
+  launch(plan, {address<const void>(at[0]), address<const void>(at[1]), address<const void>(at[2]),
+                address<const void>(at[3]), address<const void>(at[4]), address<const void>(at[5]),
+                address<void>(at[6]), address<void>(at[7]), address<void>(at[8])});
 }
 
 PlanOptions conv_options(const std::string& kernel, int64_t workspace_limit, int threads, int device, bool bias) {
@@ -225,6 +251,13 @@ PYBIND11_MODULE(FASTCONV_MODULE, m) {
       .def_property_readonly("run", &fast_run<Plan<PoolProblem>, 6, run_pool>,
                              "run(src, dst, offsets, indices, workspace, stream): addresses as ints, 0 for none");
 
+  bind_plan<SeparableProblem>(m, "SeparablePlan")
+      .def_property_readonly("epilogue",
+                             [](const Plan<SeparableProblem>& plan) { return describe_epilogue(plan.options); })
+      .def_property_readonly("run", &fast_run<Plan<SeparableProblem>, 9, run_separable>,
+                             "run(x, depthwise_weight, depthwise_bias, pointwise_weight, bias, residual, out, "
+                             "workspace, stream): addresses as ints, 0 for none");
+
   m.attr("LAST_RESORT_MICROSECONDS") = last_resort_microseconds;  // the price of what only runs if nothing else can
   m.def(
       "conv_plan",
@@ -254,10 +287,25 @@ PYBIND11_MODULE(FASTCONV_MODULE, m) {
       py::arg("threads") = 0, py::arg("device") = 0, py::arg("offsets") = false, py::arg("indices") = false,
       py::arg("pinned") = "");
 
+  m.def(
+      "separable_plan",
+      [](const SeparableProblem& problem, const std::string& pass, const std::string& kernel, int64_t workspace_limit,
+         int threads, int device, bool bias, const std::string& math, bool residual, const std::string& activation,
+         double slope) {
+        PlanOptions options = conv_options(kernel, workspace_limit, threads, device, bias);
+        options.math = parse_math(math);
+        options.residual = residual, options.activation = parse_activation(activation), options.slope = slope;
+        return make_plan(problem, parse_pass(pass), options);
+      },
+      py::arg("problem"), py::arg("pass_") = "fprop", py::kw_only(), py::arg("kernel") = "",
+      py::arg("workspace_limit") = -1, py::arg("threads") = 0, py::arg("device") = 0, py::arg("bias") = false,
+      py::arg("math") = "ieee", py::arg("residual") = false, py::arg("activation") = "none", py::arg("slope") = 0.01);
+
   m.def("output_size", &output_size, py::arg("input"), py::arg("low"), py::arg("high"), py::arg("window"),
         py::arg("stride"), py::arg("dilation"), py::arg("ceil_mode") = false);
   m.def("conv_kernels", [] { return kernel_table(conv_kernels()); });
   m.def("pool_kernels", [] { return kernel_table(pool_kernels()); });
+  m.def("separable_kernels", [] { return kernel_table(separable_kernels()); });
   m.def("info", [] {
     const BackendInfo info = backend_info();
     py::dict result;

@@ -4,6 +4,7 @@
 #include "cpu/costs.h"
 #include "cpu/entries.h"
 #include "planner/aten.h"
+#include "planner/two_launches.h"
 
 namespace fastconv {
 
@@ -45,6 +46,11 @@ const std::vector<Kernel<PoolProblem>>& pool_kernels() {
       aten_entry<PoolProblem>([](const PoolProblem& p, Pass pass, const PlanOptions& options) {
         return cpu::pool_cost(p, pass, options, cpu::Maker::aten);
       })};
+  return table;
+}
+
+const std::vector<Kernel<SeparableProblem>>& separable_kernels() {
+  static const std::vector<Kernel<SeparableProblem>> table{two_launches_entry()};
   return table;
 }
 

@@ -57,11 +57,15 @@ class FilterRows {
   using T = typename Copy::T;
 
  public:
-  FC_DEVICE FilterRows(const GatherParams& p, const GatherBlock& block, int depth) {
-    const int row = block.first_row + Copy::row();
-    row_ = unsigned(p.filter_row), left_ = depth - Copy::column();
-    on_ = left_ > 0 ? passes_below<Copy>(p.rows - row) : 0;
-    from_ = static_cast<const T*>(p.filter) + block.group * p.filter_group + int64_t(row) * row_ + Copy::column();
+  FC_DEVICE FilterRows(const GatherParams& p, const GatherBlock& block, int depth)
+      : FilterRows(static_cast<const T*>(p.filter) + block.group * p.filter_group, unsigned(p.filter_row),
+                   block.first_row, p.rows, depth) {}
+  // `filter_row`: from row to row.
+  FC_DEVICE FilterRows(const T* filter, unsigned filter_row, int first_row, int rows, int depth) {
+    const int row = first_row + Copy::row();
+    row_ = filter_row, left_ = depth - Copy::column();
+    on_ = left_ > 0 ? passes_below<Copy>(rows - row) : 0;
+    from_ = filter + int64_t(row) * row_ + Copy::column();
   }
 
   FC_DEVICE void fetch(const SharedBytes& tile) {

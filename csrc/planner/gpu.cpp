@@ -3,6 +3,7 @@
 
 #include "planner/aten.h"
 #include "planner/cost.h"
+#include "planner/two_launches.h"
 
 namespace fastconv {
 namespace {
@@ -29,6 +30,15 @@ const std::vector<Kernel<ConvProblem>>& conv_kernels() {
 
 const std::vector<Kernel<PoolProblem>>& pool_kernels() {
   static const auto table = ending_with_aten(planner::direct_pool_kernels());
+  return table;
+}
+
+const std::vector<Kernel<SeparableProblem>>& separable_kernels() {
+  static const auto table = [] {
+    auto entries = planner::separable_entries();
+    entries.push_back(two_launches_entry());
+    return entries;
+  }();
   return table;
 }
 

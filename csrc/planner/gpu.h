@@ -45,7 +45,8 @@ inline void name_regions(device::Launch& launch, std::initializer_list<device::R
   }
 }
 
-std::vector<Kernel<ConvProblem>> direct_conv_kernels();  // gpu_conv.cpp
-std::vector<Kernel<PoolProblem>> direct_pool_kernels();  // gpu_pool.cpp
+std::vector<Kernel<ConvProblem>> direct_conv_kernels();     // gpu_conv.cpp
+std::vector<Kernel<PoolProblem>> direct_pool_kernels();     // gpu_pool.cpp
+std::vector<Kernel<SeparableProblem>> separable_entries();  // gpu_separable.cpp
 
 }  // namespace fastconv::planner

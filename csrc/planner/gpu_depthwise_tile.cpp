@@ -110,38 +110,6 @@ void set_work(DepthwiseTiledParams& params, const ConvProblem& p, const Cut& cut
   params.by_taps = Divisor(params.taps), params.by_channels = Divisor(p.c);
 }
 
-DepthwiseTiling cut_up(const ConvProblem& p, const TileAxes& axes, const Cut& cut) {
-  const bool last = p.layout == Layout::nhwc;
-  const int64_t element = size_of(p.dtype);
-  DepthwiseTiling tiling;
-  tiling.vector = last ? int(4 / element) : 1;
-  tiling.step = axes.axis[1].step, tiling.strip_taps = strip_taps_of(axes.axis[1]);
-  DepthwiseTiledParams& params = tiling.params;
-  params.channels_last = last;
-  params.taps = int(volume(p.filter)), params.filter_pitch = params.taps | 1;
-  params.filter_rows = int(p.filter[axes.order[1]]), params.filter_columns = int(p.filter[axes.order[2]]);
-  DepthwiseTile& t = params.tile;
-  const int64_t patch = lay_out(p, axes, cut, t);
-  params.filters = last ? t.chunk : t.planes;
-  set_work(params, p, cut, tiling.vector);
-  const int64_t filters =
-      round_up(int64_t(params.filters) * params.filter_pitch * accumulator_bytes(p.dtype), copy_bytes);
-  params.patch_bytes = int(filters);
-  params.out_bytes = int(round_up(filters + patch, copy_bytes));
-  tiling.shared_bytes = round_up(filters + patch, copy_bytes);
-  params.staged_out = !last && cut.tile[2] == t.axis[2].out_extent && cut.tile[2] * element % sector_bytes != 0;
-  if (params.staged_out) {
-    const int64_t slab = cut.tile[1] * cut.tile[2];
-    params.by_slab = Divisor(slab);
-    params.out_pitch = int(next_bank(cut.tile[0] * slab, cut.tile[2], bank_words, 1));
-    tiling.shared_bytes += cut.planes * params.out_pitch * accumulator_bytes(p.dtype);
-  }
-  tiling.blocks = t.by_channel_blocks.value * ceil_div(t.outer, cut.planes);
-  for (const TileAxis& a : t.axis) tiling.blocks *= tiles_of(a);
-  tiling.staged_bytes = double(tiling.blocks) * staged_bytes(p, t);
-  return tiling;
-}
-
 // ---- what it takes ----
 
 // Of one strip, in instructions of a warp; its loads from shared memory take a cycle of the SM each.
@@ -149,7 +117,7 @@ struct StripWork {
   double instructions = 0, loads = 0;
 };
 
-StripWork strip_work(const ConvProblem& p, const DepthwiseTiling& tiling) {
+StripWork strip_work(const ConvProblem& p, const DepthwiseTiling& tiling, double result_instructions) {
   const TileAxis* axis = tiling.params.tile.axis;
   const bool converts = size_of(p.dtype) == 2;
   const int vector = tiling.vector, taps = tiling.strip_taps;
@@ -165,19 +133,13 @@ StripWork strip_work(const ConvProblem& p, const DepthwiseTiling& tiling) {
     pass(double(axis[1].phase[f].taps / taps) / axis[1].phases, taps);
     pass(double(axis[1].phase[f].taps % taps) / axis[1].phases, 1);
   }
-  work.instructions += 100 + strip * (20 + 6 * vector);
+  work.instructions += 100 + strip * result_instructions;
   return work;
 }
 
-// Cycles of the busiest SM: four warps issue at once.
+// Cycles of the busiest SM.
 double cycles_of(const ConvProblem& p, const DepthwiseTiling& tiling) {
-  const DepthwiseTiledParams& params = tiling.params;
-  const StripWork work = strip_work(p, tiling);
-  const double warps = double(ceil_div(params.work, threads)) * threads / 32;
-  const double copies =
-      double(params.tile.planes) * params.tile.axis[0].patch * params.tile.axis[1].patch * params.tile.row_copies;
-  const double block = warps * std::max(work.instructions / 4, work.loads) + copies / 32 * 5 + 200;
-  return std::ceil(double(tiling.blocks) / h100.multiprocessors) * block;
+  return std::ceil(double(tiling.blocks) / h100.multiprocessors) * block_cycles(p, tiling, 20 + 6 * tiling.vector);
 }
 
 // ---- the choice ----
@@ -223,6 +185,61 @@ int64_t least_shared(const ConvProblem& p, const TileAxes& axes) {
 
 }  // namespace
 
+DepthwiseTiling cut_up(const ConvProblem& p, const TileAxes& axes, const Cut& cut) {
+  const bool last = p.layout == Layout::nhwc;
+  const int64_t element = size_of(p.dtype);
+  DepthwiseTiling tiling;
+  tiling.vector = last ? int(4 / element) : 1;
+  tiling.step = axes.axis[1].step, tiling.strip_taps = strip_taps_of(axes.axis[1]);
+  DepthwiseTiledParams& params = tiling.params;
+  params.channels_last = last;
+  params.taps = int(volume(p.filter)), params.filter_pitch = params.taps | 1;
+  params.filter_rows = int(p.filter[axes.order[1]]), params.filter_columns = int(p.filter[axes.order[2]]);
+  DepthwiseTile& t = params.tile;
+  const int64_t patch = lay_out(p, axes, cut, t);
+  params.filters = last ? t.chunk : t.planes;
+  set_work(params, p, cut, tiling.vector);
+  const int64_t filters =
+      round_up(int64_t(params.filters) * params.filter_pitch * accumulator_bytes(p.dtype), copy_bytes);
+  params.patch_bytes = int(filters);
+  params.out_bytes = int(round_up(filters + patch, copy_bytes));
+  tiling.shared_bytes = round_up(filters + patch, copy_bytes);
+  params.staged_out = !last && cut.tile[2] == t.axis[2].out_extent && cut.tile[2] * element % sector_bytes != 0;
+  if (params.staged_out) {
+    const int64_t slab = cut.tile[1] * cut.tile[2];
+    params.by_slab = Divisor(slab);
+    params.out_pitch = int(next_bank(cut.tile[0] * slab, cut.tile[2], bank_words, 1));
+    tiling.shared_bytes += cut.planes * params.out_pitch * accumulator_bytes(p.dtype);
+  }
+  tiling.blocks = t.by_channel_blocks.value * ceil_div(t.outer, cut.planes);
+  for (const TileAxis& a : t.axis) tiling.blocks *= tiles_of(a);
+  tiling.staged_bytes = double(tiling.blocks) * staged_bytes(p, t);
+  return tiling;
+}
+
+// Four warps issue at once.
+double block_cycles(const ConvProblem& p, const DepthwiseTiling& tiling, double result_instructions) {
+  const DepthwiseTiledParams& params = tiling.params;
+  const StripWork work = strip_work(p, tiling, result_instructions);
+  const double warps = double(ceil_div(params.work, threads)) * threads / 32;
+  const double copies =
+      double(params.tile.planes) * params.tile.axis[0].patch * params.tile.axis[1].patch * params.tile.row_copies;
+  return warps * std::max(work.instructions / 4, work.loads) + copies / 32 * 5 + 200;
+}
+
+void set_tensors(DepthwiseTiledParams& params, const ConvProblem& p, Pass pass, const TileAxes& axes,
+                 const PlanOptions& options) {
+  GatherParams& g = params.gather;
+  set_strides(g, p, pass == Pass::dgrad), set_epilogue(g, options);
+  if (axes.order[1] != 1) {
+    std::swap(g.source_strides.axis[1], g.source_strides.axis[2]);
+    std::swap(g.out_strides.axis[1], g.out_strides.axis[2]);
+  }
+  const bool last = params.channels_last;
+  params.tile.outer_stride = last ? g.source_strides.batch : g.source_strides.group;
+  params.out_stride = last ? g.out_strides.batch : g.out_strides.group;
+}
+
 Cost tiling_cost(const ConvProblem& p, Pass pass, const DepthwiseTiling& tiling, const PlanOptions& options) {
   const double element = double(size_of(p.dtype)), blocks = double(tiling.blocks);
   const double x = double(p.x_elements()) * element, y = double(p.y_elements()) * element;
@@ -248,13 +265,18 @@ Cost tiling_cost(const ConvProblem& p, Pass pass, const DepthwiseTiling& tiling,
   return cost;
 }
 
-std::string refuse_tiling(const ConvProblem& p, Pass pass) {
-  const TileAxes axes = tile_axes(p, pass);
+std::string refuse_axes(const ConvProblem& p, const TileAxes& axes) {
   for (int i = 0; i < 3; ++i) {
     const TileAxis& a = axes.axis[i];
     if (a.phases > 2 || (i == 1 && a.step > 2))
       return concat("strides of 1 and 2 are built, here ", p.stride[axes.order[i]]);
   }
+  return "";
+}
+
+std::string refuse_tiling(const ConvProblem& p, Pass pass) {
+  const TileAxes axes = tile_axes(p, pass);
+  if (auto reason = refuse_axes(p, axes); !reason.empty()) return reason;
   const int64_t least = least_shared(p, axes);
   if (least > tile_shared_limit)
     return concat("the windows of its smallest tile take ", least, " bytes of shared memory, of ", tile_shared_limit);
@@ -272,16 +294,7 @@ DepthwiseTiling tiling_of(const ConvProblem& p, Pass pass, const PlanOptions& op
     const double time = tiling_cost(p, pass, tiling, {}).microseconds;  // with or without a residual, one cut
     if (best.blocks == 0 || time < least) best = tiling, least = time;
   });
-  DepthwiseTiledParams& params = best.params;
-  GatherParams& g = params.gather;
-  set_strides(g, p, pass == Pass::dgrad), set_epilogue(g, options);
-  if (axes.order[1] != 1) {
-    std::swap(g.source_strides.axis[1], g.source_strides.axis[2]);
-    std::swap(g.out_strides.axis[1], g.out_strides.axis[2]);
-  }
-  const bool last = params.channels_last;
-  params.tile.outer_stride = last ? g.source_strides.batch : g.source_strides.group;
-  params.out_stride = last ? g.out_strides.batch : g.out_strides.group;
+  set_tensors(best.params, p, pass, axes, options);
   return best;
 }
 

@@ -51,6 +51,15 @@ struct DepthwiseTiling {
   double staged_bytes = 0;  // of all blocks
 };
 
+// All but the tensors, for one way to cut.
+DepthwiseTiling cut_up(const ConvProblem& p, const TileAxes& axes, const Cut& cut);
+// Strides and epilogue.
+void set_tensors(kernels::DepthwiseTiledParams& params, const ConvProblem& p, Pass pass, const TileAxes& axes,
+                 const PlanOptions& options);
+// Of one block, alone on an SM; `result_instructions`: of each sum, when it is complete.
+double block_cycles(const ConvProblem& p, const DepthwiseTiling& tiling, double result_instructions);
+// Why the kernel lacks such axes; empty if it has them.
+std::string refuse_axes(const ConvProblem& p, const TileAxes& axes);
 // Why there is no such tiling; empty if there is.
 std::string refuse_tiling(const ConvProblem& p, Pass pass);
 // The cheapest tile of fprop or dgrad. Of a problem that is not refused.

@@ -19,6 +19,14 @@ template <>
 const std::vector<Kernel<PoolProblem>>& table<PoolProblem>() {
   return pool_kernels();
 }
+template <>
+const std::vector<Kernel<SeparableProblem>>& table<SeparableProblem>() {
+  return separable_kernels();
+}
+
+int64_t& batch_of(ConvProblem& problem) { return problem.n; }
+int64_t& batch_of(PoolProblem& problem) { return problem.n; }
+int64_t& batch_of(SeparableProblem& problem) { return problem.depthwise.n; }
 
 std::string human(double value, const char* unit) {
   const char* prefixes[] = {"", "k", "M", "G", "T", "P"};
@@ -45,6 +53,7 @@ void require_known(const std::string& name) {
 }
 
 std::string refuse_padding(const Kernel<PoolProblem>&, const PoolProblem&) { return ""; }
+std::string refuse_padding(const Kernel<SeparableProblem>&, const SeparableProblem&) { return ""; }
 std::string refuse_padding(const Kernel<ConvProblem>& kernel, const ConvProblem& problem) {
   if (kernel.pads_by_map || problem.pad_mode == PadMode::zeros) return "";
   return concat("pads with zeros, not by ", name_of(problem.pad_mode));
@@ -61,7 +70,7 @@ std::string refusal(const Kernel<Problem>& kernel, const Problem& problem, Pass 
 template <class Problem>
 const char* family_of(Problem problem, Pass pass, const PlanOptions& options) {
   if (pass != Pass::fprop && pass != Pass::dgrad) return nullptr;
-  if (problem.n > 0) problem.n = kReferenceBatch;
+  if (int64_t& n = batch_of(problem); n > 0) n = kReferenceBatch;
   const Kernel<Problem>* best = nullptr;
   double least = 0;
   for (const auto& kernel : table<Problem>()) {
@@ -181,9 +190,12 @@ std::string Plan<Problem>::explain() const {
 
 template std::vector<Candidate> candidates(const ConvProblem&, Pass, const PlanOptions&);
 template std::vector<Candidate> candidates(const PoolProblem&, Pass, const PlanOptions&);
+template std::vector<Candidate> candidates(const SeparableProblem&, Pass, const PlanOptions&);
 template Plan<ConvProblem> make_plan(const ConvProblem&, Pass, const PlanOptions&);
 template Plan<PoolProblem> make_plan(const PoolProblem&, Pass, const PlanOptions&);
+template Plan<SeparableProblem> make_plan(const SeparableProblem&, Pass, const PlanOptions&);
 template struct Plan<ConvProblem>;
 template struct Plan<PoolProblem>;
+template struct Plan<SeparableProblem>;
 
 }  // namespace fastconv

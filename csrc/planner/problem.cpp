@@ -97,6 +97,32 @@ std::string ConvProblem::describe() const {
                 " groups ", groups, " -> out ", show(out, rank));
 }
 
+void SeparableProblem::validate() const {
+  require(k >= 0, "pointwise_weight: negative number of output channels");
+  require(depthwise.groups == depthwise.c, "depthwise_weight: expected a group for each of ", depthwise.c,
+          " channels, got ", depthwise.groups);
+  pointwise();
+}
+
+ConvProblem SeparableProblem::pointwise() const {
+  ConvProblem p;
+  p.rank = depthwise.rank, p.dtype = depthwise.dtype, p.layout = depthwise.layout;
+  p.n = depthwise.n, p.c = depthwise.k, p.k = k, p.in = depthwise.out;
+  p.validate();
+  return p;
+}
+
+double SeparableProblem::flops(Pass pass) const { return depthwise.flops(pass) + pointwise().flops(pass); }
+
+double SeparableProblem::bytes(Pass pass) const {
+  return depthwise.bytes(pass) + pointwise().bytes(pass) - 2 * double(between_bytes());
+}
+
+std::string SeparableProblem::describe() const {
+  const std::string act = activation == Activation::none ? "" : concat(" ", name_of(activation));
+  return concat("depthwise ", depthwise.describe(), bias ? " bias" : "", act, ", then pointwise K", k);
+}
+
 void PoolProblem::adapt_to(const Axes& size) {
   for (int axis = 3 - rank; axis < 3; ++axis) {
     require(in[axis] > 0 && in[axis] < (int64_t(1) << 60), "input: expected non-empty spatial size, got ",

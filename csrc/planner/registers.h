@@ -5,6 +5,7 @@
 
 #include "kernels/direct_launch.h"
 #include "kernels/igemm_launch.h"
+#include "kernels/separable_params.h"
 
 namespace fastconv::planner {
 
@@ -37,6 +38,9 @@ constexpr Registers igemm_narrow_x3[] = {{"igemm_gather<.*, 2, .*WarpTiling<64, 
                                          {"igemm_wgrad<.*, 2, .*WarpTiling<64, 64,[^>]*>, [24]", 168}};
 constexpr Registers depthwise_gather = {"depthwise<", 72}, depthwise_wgrad = {"depthwise_wgrad<", 144};
 constexpr Registers depthwise_images = {"depthwise_images<", 64};
+constexpr Registers separable_lines[] = {{"separable<.*WarpTiling<64, 64,[^>]*>, 16", 128},
+                                         {"separable<.*WarpTiling<64, 64,[^>]*>, 2", 168},
+                                         {"separable<.*WarpTiling<64, 128,", 168}};
 constexpr Registers depthwise_tiled = {"depthwise_tiled<", 96};
 constexpr Registers depthwise_toeplitz_registers = {"depthwise_toeplitz<", 88};
 constexpr Registers depthwise_sums[] = {{"depthwise_sums<.*, 1, 3, [12]>", 104},
@@ -62,6 +66,10 @@ constexpr int igemm_registers(kernels::IgemmTile tile, Pass pass, Math math, boo
                            : narrow                  ? (x3 ? igemm_narrow_x3 : igemm_narrow)
                                                      : (x3 ? igemm_square_x3 : igemm_square);
   return lines[pass == Pass::fprop ? 0 : pass == Pass::dgrad ? 1 : 2].count;
+}
+
+constexpr int separable_registers(kernels::SeparableTile tile, bool narrow) {
+  return separable_lines[tile == kernels::SeparableTile::positions_128 ? 2 : narrow ? 1 : 0].count;
 }
 
 // As the launch bounds of direct.h have it (resident_blocks): an SM holds two blocks, of 256 threads, or one.

@@ -12,7 +12,7 @@ import torch
 
 import fastconv
 from fastconv import units
-from fastconv.backends import Backend
+from fastconv.backends import OPERATIONS, Backend
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
@@ -68,7 +68,7 @@ def describe(backend: Backend) -> dict[str, Any]:
         "reason": backend.reason,
         "devices": backend.devices,
         "details": backend.details,
-        "kernels": {operation: dict(backend.kernels(operation)) for operation in ("conv", "pool")},
+        "kernels": {operation: dict(backend.kernels(operation)) for operation in OPERATIONS},
     }
 
 

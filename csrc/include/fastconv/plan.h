@@ -57,6 +57,15 @@ struct ConvArgs {
   void* stream = nullptr;
 };
 
+// `bias` and `residual` are y's; those that are absent are null.
+struct SeparableArgs {
+  const void *x = nullptr, *depthwise_weight = nullptr, *depthwise_bias = nullptr;
+  const void *pointwise_weight = nullptr, *bias = nullptr, *residual = nullptr;
+  void* out = nullptr;
+  void* workspace = nullptr;
+  void* stream = nullptr;
+};
+
 // src is x, gy or ggx; dst is y, gx or ggy. `offsets` (uint8 or int32, as PoolProblem::offset_bytes says) is written by
 // max fprop and read by max dgrad and gather; `indices` (int64) are written by max fprop and read by unpool and pick.
 // Both have y's shape and layout.
@@ -78,6 +87,10 @@ struct args_of<ConvProblem> {
 template <>
 struct args_of<PoolProblem> {
   using type = PoolArgs;
+};
+template <>
+struct args_of<SeparableProblem> {
+  using type = SeparableArgs;
 };
 
 // In words, "y = relu(conv + bias)"; empty where it is just y = conv.
@@ -104,7 +117,8 @@ struct Kernel {
   // Why not, in words; empty: accepted.
   std::string (*refuse)(const Problem&, Pass, const PlanOptions&);
   Cost (*cost)(const Problem&, Pass, const PlanOptions&);
-  // Null for "aten": the caller runs PyTorch's own operator (the core knows nothing of torch).
+  // Null for "aten": the caller runs PyTorch's own operator (the core knows nothing of torch); and for "two_launches"
+  // of a separable convolution: the caller plans and runs its two parts.
   Prepared<Problem> (*prepare)(const Problem&, Pass, const PlanOptions&);
   // Kernels of one family add up in the same order, so they give the same bits. Null: of none.
   const char* family = nullptr;
@@ -153,5 +167,6 @@ struct BackendInfo {
 BackendInfo backend_info();
 const std::vector<Kernel<ConvProblem>>& conv_kernels();
 const std::vector<Kernel<PoolProblem>>& pool_kernels();
+const std::vector<Kernel<SeparableProblem>>& separable_kernels();
 
 }  // namespace fastconv

@@ -62,6 +62,26 @@ struct ConvProblem {
   std::string describe() const;
 };
 
+// y = pointwise(z), z = activation(depthwise(x) + bias): a convolution with a filter for each channel, whose channels
+// one of 1 x 1 mixes to K. The epilogue of y is PlanOptions'.
+struct SeparableProblem {
+  ConvProblem depthwise;  // x -> z
+  int64_t k = 0;          // output channels
+  bool bias = false;      // z's epilogue
+  Activation activation = Activation::none;
+  double slope = 0.01;
+
+  // Throws InvalidArgument unless `depthwise`, validated, is a depthwise convolution.
+  void validate() const;
+
+  ConvProblem pointwise() const;  // z -> y
+  double flops(Pass pass) const;
+  // x, the filters and y; not z, of which a kernel may spare memory `between_bytes`, written and read.
+  double bytes(Pass pass) const;
+  int64_t between_bytes() const { return depthwise.y_elements() * size_of(depthwise.dtype); }
+  std::string describe() const;
+};
+
 struct PoolProblem {
   int rank = 2;
   PoolKind kind = PoolKind::max;
