@@ -69,6 +69,27 @@ CASES = (
 )
 
 
+def several(filters: int, case: ConvCase) -> ConvCase:
+    """The case with so many filters for each channel."""
+    return replace(case, k=case.c * filters)
+
+
+SEVERAL = (
+    several(2, depthwise("3x3", 2, 7, (9, 8), 3, 1, 1)),
+    several(3, depthwise("3x3 stride 2", 3, 33, (13, 11), 3, 2, 1)),
+    several(4, depthwise("5x5", 1, 5, (14, 14), 5, 1, 2)),
+    several(2, depthwise("7x7 stride 2", 2, 9, (17, 13), 7, 2, 3)),
+    several(8, depthwise("whole rows in vectors", 2, 3, (8, 16), 3, 1, 1)),
+    several(2, depthwise("more planes than a block's", 37, 2, (3, 2), 3, 1, 1)),
+    several(2, depthwise("channels beyond a block's", 1, 130, (5, 5), 3, 1, 1)),
+    several(5, depthwise("dilated", 2, 6, (13, 11), 3, 1, 2, 2)),
+    several(32, depthwise("one channel", 2, 1, (9, 9), 5, 1, 2)),
+    several(3, depthwise("line", 2, 5, (33,), 5, 2, 2)),
+    several(2, depthwise("volume", 1, 3, (4, 5, 6), 3, 2, 1)),
+    several(2, depthwise("filter beyond a block's", 2, 3, (12, 13), 9, 1, 4)),
+)
+
+
 def ids(cases: tuple[ConvCase, ...]) -> list[str]:
     return [case.name for case in cases]
 
@@ -97,6 +118,12 @@ def refusal(driver: Driver, case: ConvCase, pass_: str, dtype: str, layout: str)
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("case", CASES, ids=ids(CASES))
 def test_integers_are_exact(driver: Driver, case: ConvCase, dtype: str) -> None:
+    assert_exact(driver, case, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("case", SEVERAL, ids=ids(SEVERAL))
+def test_several_filters_a_channel_are_exact(driver: Driver, case: ConvCase, dtype: str) -> None:
     assert_exact(driver, case, dtype)
 
 
@@ -201,6 +228,54 @@ def test_nothing_but_what_is_there_is_multiplied(driver: Driver) -> None:
                 assert torch.equal(driver.conv(case, pass_, operands, layout, KERNEL), exact), (pass_, layout)
 
 
+def wgrad_of_what_is_there(case: ConvCase, x: torch.Tensor, gy: torch.Tensor) -> torch.Tensor:
+    """In float64, without a product with padding: zero times infinity is not zero."""
+    geometry = {"padding": case.padding_low, "stride": case.stride, "dilation": case.dilation}
+    columns, there = (torch.nn.functional.unfold(each, case.filter, **geometry) for each in (x, torch.ones_like(x)))
+    taps = case.filter[0] * case.filter[1]
+    products = columns.reshape(case.n, case.c, taps, -1) * gy.reshape(case.n, case.c, 1, -1)
+    products = torch.where(there.reshape(products.shape) > 0, products, 0)
+    return products.sum(dim=(0, 3)).reshape(case.c, 1, *case.filter)
+
+
+@pytest.mark.parametrize("filter", [3, 5, 7])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_weight_gradient_of_infinities(driver: Driver, stride: int, filter: int) -> None:
+    """They reach the taps that they meet, as in torch's depthwise kernels, and no neighbour's: neither beyond the
+    border nor beyond the last rows of a tile.
+    """
+    inf, nan = float("inf"), float("nan")
+    case = depthwise("infinite", 2, 6, (9, 11), filter, stride, filter // 2)
+    last = case.output[0] - 1
+    operands = conv_operands(case, "float32", integers=True)
+    for dtype in ("float32", "float16"):
+        x, gy = operands.x.to(DTYPES[dtype]), operands.gy.to(DTYPES[dtype])
+        x[0, 0, 4, 5] = x[0, 1, 8, 10] = inf
+        x[1, 1, 0, 3] = -inf
+        gy[0, 2, 0, 0] = gy[1, 3, last, 2] = inf
+        gy[1, 3, 0, 1] = nan
+        x[0, 4, 8, 4] = gy[0, 4, 0, 1] = inf
+        exact = wgrad_of_what_is_there(case, x.double(), gy.double())
+        assert exact.isfinite().any() and exact.isinf().any() and exact.isnan().any()
+        if dtype == "float32" and filter == 3:  # others of torch's CPU kernels multiply the padding
+            arguments = (
+                None,
+                case.stride,
+                case.padding_low,
+                case.dilation,
+                False,
+                (0, 0),
+                case.c,
+                (False, True, False),
+            )
+            theirs = torch.ops.aten.convolution_backward(gy, x, operands.w, *arguments)[1]
+            torch.testing.assert_close(theirs.double(), exact, equal_nan=True)
+        given = ConvOperands(x, operands.w.to(x.dtype), operands.bias.to(x.dtype), gy)
+        for layout in LAYOUTS:
+            result = driver.conv(case, "wgrad", given, layout, KERNEL)
+            torch.testing.assert_close(result.double(), exact, rtol=0, atol=0, equal_nan=True)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_sample_does_not_depend_on_its_batch(driver: Driver, layout: str) -> None:
     """Bit for bit, however the batch is cut up."""
@@ -272,8 +347,10 @@ def test_refusals_say_why(driver: Driver) -> None:
     assert reason(small) == ""
     assert reason(small, dtype="float64") == "built for float32, float16 and bfloat16, not float64"
     assert reason(small, "bgrad") == "computes fprop, dgrad and wgrad, not bgrad"
-    assert reason(conv("dense", 1, 2, 3, (4, 4), 3)) == "one input and one output channel a group, here 2 and 3"
+    assert reason(conv("dense", 1, 2, 3, (4, 4), 3)) == "one input channel a group, here 2"
     assert reason(depthwise("stride 3", 1, 8, (9, 9), 3, 3)) == "strides of 1 and 2 are built, here 3"
+    many = several(200, depthwise("many filters", 1, 8, (9, 9), 3, 1, 1))
+    assert reason(many, "wgrad") == "200 filters a channel: one block's threads or shared memory do not hold them"
     huge = depthwise("far taps", 1, 8, (900, 900), 3, 1, 400, 400)
     assert "bytes of shared memory, of 98304" in reason(huge)
 
@@ -289,6 +366,7 @@ PADDED = (
     depthwise("asymmetric", 2, 5, (9, 11), (4, 3), (1, 2), ((1, 2), (2, 0))),
     depthwise("dilation 3", 2, 4, (13, 12), 3, 1, 3, 3),
     depthwise("padding as large as may be", 1, 3, (5, 6), 3, 1, ((4, 4), (5, 5))),
+    several(3, depthwise("three filters a channel", 2, 5, (9, 8), 3, 1, 1)),
     depthwise("line", 2, 5, (33,), 5, 2, 2),
 )
 

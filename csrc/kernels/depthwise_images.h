@@ -66,16 +66,17 @@ void depthwise_images(const FC_GRID_CONSTANT DepthwiseImagesParams p) {
   const T* source = static_cast<const T*>(g.source) + sample * from.batch + channel * from.group;
   const T* filter = static_cast<const T*>(g.filter) + channel * g.filter_group;
   A sum = 0;
-  visit_images(p, 0, at[0], [&](int d, int t) {
-    visit_images(p, 1, at[1], [&](int h, int r) {
-      const T* row = source + d * from.axis[0] + h * from.axis[1];
-      const T* taps = filter + (int64_t(t) * g.axis[1].taps + r) * g.axis[2].taps;
-      visit_images(p, 2, at[2], [&](int w, int s) {
-        const A weight = p.folds ? A(1) : A(widen(load(taps + s)));
-        sum = fma(A(widen(load(row + w * from.axis[2]))), weight, sum);
+  for (int k = 0; k < g.channels; ++k, source += from.channel, filter += g.filter_channel)
+    visit_images(p, 0, at[0], [&](int d, int t) {
+      visit_images(p, 1, at[1], [&](int h, int r) {
+        const T* row = source + d * from.axis[0] + h * from.axis[1];
+        const T* taps = filter + (int64_t(t) * g.axis[1].taps + r) * g.axis[2].taps;
+        visit_images(p, 2, at[2], [&](int w, int s) {
+          const A weight = p.folds ? A(1) : A(widen(load(taps + s)));
+          sum = fma(A(widen(load(row + w * from.axis[2]))), weight, sum);
+        });
       });
     });
-  });
   int64_t o = sample * to.batch + channel * to.group;
   FC_UNROLL
   for (int i = 0; i < 3; ++i) o += at[i] * to.axis[i];

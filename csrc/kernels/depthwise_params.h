@@ -24,7 +24,7 @@ struct RimAxis {
 };
 
 struct DepthwiseImagesParams {
-  GatherParams gather;  // dgrad, of one row and channel a group; of a fold, by one tap, from the padded gradient
+  GatherParams gather;  // dgrad, of one row a group; of a fold, by one tap, from the padded gradient
   Divisor by_stride[3];
   PadMode mode;
   RimAxis rim[3];

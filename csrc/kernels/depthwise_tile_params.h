@@ -46,9 +46,13 @@ struct DepthwiseTiledParams {
   DepthwiseTile tile;
   int64_t out_stride;  // from plane to plane
   bool channels_last;
+  // Several filters a channel: fprop has `spread` outputs for a channel of the source, dgrad an output for every
+  // `summed` of them. The other one is 1. plane_spread: spread, where channels are planes.
+  int spread, summed, plane_spread;
   int filters, filter_pitch, taps;  // staged of a block; from one to the next; of each
+  int outputs;                      // channels of a plane of the result; channels first: 1
   int filter_rows, filter_columns;
-  Divisor by_taps, by_channels;
+  Divisor by_taps, by_channels, by_filters, by_spread, by_summed;  // channels of the result; of y
   int patch_bytes;  // from the start of shared memory to the zero row, which the patch follows
   // The work of a block, fastest first: channel vectors, columns, planes, slices, strips.
   int work, strips, positions;  // strips of a phase of the height, and its positions
@@ -68,12 +72,12 @@ struct DepthwiseSumsParams {
   Strides x_strides, gy_strides;
   int gy_bytes;  // from the start of shared memory to the gradients' row of zeros
   bool channels_last;
-  int channels;  // of the tensors
-  // Threads: `share` for each of `slots`, which are the block's channel vectors (channels last) or planes.
+  int channels, filters;  // channels of x and of y
+  // Threads: `share` for each of `slots`, which are the block's channel vectors (channels last) or planes, of y.
   int slots, share;
   // The places of a tile that a slot's threads share, fastest first: columns, samples (channels last), slices, strips.
   int places, positions;
-  Divisor by_slots, by_share, by_columns, by_samples, by_depth, by_spacing;
+  Divisor by_slots, by_share, by_columns, by_samples, by_depth, by_spacing, by_per;
   int filter[3];                                         // taps
   Divisor by_row_tiles, by_column_tiles, by_depth_taps;  // of the filter
   int items, items_a_slice;                              // tiles, of the slots' channels; summed by one block

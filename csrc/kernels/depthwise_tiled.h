@@ -9,6 +9,9 @@
 //       :                 :              that meet it: no product with a zero of the upsampled gradient.
 //       8                 6
 //
+// Several filters a channel: fprop's threads are those of the outputs, of which neighbours read one channel; dgrad's
+// add up the channels of gy that one of x made.
+//
 // Lanes run along the row as it lies in memory: columns (channels first), or channels, then columns. Rows outside the
 // source are one row of zeros; columns outside are skipped. Filters lie in shared memory as in the tensor, with an odd
 // pitch: lanes of different channels meet in no bank.
@@ -52,7 +55,15 @@ FC_DEVICE void add_rows(accumulator_t<T> (&sum)[depthwise_strip][V], const Share
   }
 }
 
-// A strip's place: its first output and its column, in the tile.
+// A block's planes of the result; channels last, those of the source.
+FC_DEVICE int64_t first_output_plane(const DepthwiseTiledParams& p, const TileBlock& block) {
+  return p.channels_last ? block.first_plane : p.by_summed.divide(int(block.first_plane)) * int64_t(p.spread);
+}
+FC_DEVICE int output_planes(const DepthwiseTiledParams& p, const TileBlock& block) {
+  return p.channels_last ? block.planes : p.by_summed.divide(block.planes) * p.spread;
+}
+
+// A strip's place in the result: its first output and its column, in the tile.
 struct StripPlace {
   int channel, column, plane, slice, phase, position;
 
@@ -111,8 +122,10 @@ struct Strip {
     }
   }
 
-  FC_DEVICE void accumulate(const DepthwiseTiledParams& p, const TileBlock& block, const StripPlace& place,
+  // The `source`-th plane or channel of the block's source.
+  FC_DEVICE void accumulate(const DepthwiseTiledParams& p, const TileBlock& block, const StripPlace& place, int source,
                             const Shared<T>& patch, const StripWeights<A>& weights) {
+    const int channel = p.channels_last ? source : 0, plane = p.channels_last ? place.plane : source;
     const TileAxis &deep = p.tile.axis[0], &down = p.tile.axis[1];
     const TapsAt depth(deep, block.out_first[0] + place.slice, block.start[0]);
     const TapsAt across(p.tile.axis[2], block.out_first[2] + place.column, block.start[2]);
@@ -124,12 +137,12 @@ struct Strip {
       const int z = depth.source + t * deep.spacing;
       if (unsigned(z) >= unsigned(deep.patch)) continue;
       // The zero row comes first.
-      const int base = p.tile.row_pitch + place.plane * p.tile.plane_pitch + z * p.tile.slice_pitch;
+      const int base = p.tile.row_pitch + plane * p.tile.plane_pitch + z * p.tile.slice_pitch;
       const int slice_tap = (depth.taps->filter_first + t * depth.taps->filter_step) * p.filter_rows;
       int r = 0;
       const auto add_some = [&](auto some) {
         const int tap = (slice_tap + taps.filter_first + r * taps.filter_step) * p.filter_columns;
-        add<decltype(some)::value>(p, patch, weights, base, y + r * down.spacing, across, place.channel, tap, tap_step);
+        add<decltype(some)::value>(p, patch, weights, base, y + r * down.spacing, across, channel, tap, tap_step);
         r += decltype(some)::value;
       };
       FC_NO_UNROLL
@@ -155,12 +168,13 @@ struct Strip {
     const GatherParams& g = p.gather;
     const TileAxis& down = p.tile.axis[1];
     const Epilogue<T> epilogue(g, 0);
-    const int c = block.first_channel + place.channel, d = block.out_first[0] + place.slice;
+    const int c = p.by_summed.divide(block.first_channel) * p.spread + place.channel,
+              d = block.out_first[0] + place.slice;
     const int w = block.out_first[2] + place.column;
-    const int64_t plane = block.first_plane + place.plane;
+    const int64_t plane = first_output_plane(p, block) + place.plane;
     const bool inside =
-        mine && place.plane < block.planes && d < p.tile.axis[0].out_extent && w < p.tile.axis[2].out_extent;
-    const int rest = p.tile.channels - c;
+        mine && place.plane < output_planes(p, block) && d < p.tile.axis[0].out_extent && w < p.tile.axis[2].out_extent;
+    const int rest = p.outputs - c;
     const int channel = p.channels_last ? c : p.by_channels.remainder(int(plane), p.by_channels.divide(int(plane)));
     A bias[V] = {};
     FC_UNROLL
@@ -208,12 +222,12 @@ FC_DEVICE void stage_filters(const DepthwiseTiledParams& p, const TileBlock& blo
   const T* from = static_cast<const T*>(p.gather.filter);
   for (int i = int(threadIdx.x); i < p.filters * p.taps; i += depthwise_tile_threads) {
     const int k = p.by_taps.divide(i), tap = p.by_taps.remainder(i, k);
-    const int64_t plane = block.first_plane + k;
-    bool on = block.first_channel + k < p.tile.channels;
-    int channel = block.first_channel + k;
+    int channel = block.first_channel * p.spread + k;
+    bool on = channel < int(p.by_filters.value);
     if (!p.channels_last) {
-      on = k < block.planes;
-      channel = p.by_channels.remainder(int(plane), p.by_channels.divide(int(plane)));
+      const int plane = int(block.first_plane) * p.spread + k;
+      on = k < block.planes * p.spread;
+      channel = p.by_filters.remainder(plane, p.by_filters.divide(plane));
     }
     const int place = k % V * (p.filters / V) + k / V;
     filters.store(place * p.filter_pitch + tap, A(widen(load_if(on, from + int64_t(channel) * p.taps + tap))));
@@ -229,17 +243,20 @@ FC_DEVICE void store_staged(const DepthwiseTiledParams& p, const TileBlock& bloc
   const GatherParams& g = p.gather;
   const TileAxis &deep = p.tile.axis[0], &down = p.tile.axis[1];
   const Epilogue<T> epilogue(g, 0);
-  T* out = static_cast<T*>(g.out) + block.first_plane * p.out_stride + block.out_first[0] * g.out_strides.axis[0] +
+  const int64_t first_plane = first_output_plane(p, block);
+  T* out = static_cast<T*>(g.out) + first_plane * p.out_stride + block.out_first[0] * g.out_strides.axis[0] +
            block.out_first[1] * g.out_strides.axis[1];
   const int64_t base = out - static_cast<T*>(g.out);
   const int slab = int(p.by_slab.value);
   const int live = min(down.tile, down.out_extent - block.out_first[1]) * p.tile.axis[2].out_extent;
   const int shift = int(reinterpret_cast<uintptr_t>(out) / sizeof(T) % (32 / sizeof(T)));
-  for (int i = int(threadIdx.x) - shift; i < p.tile.planes * deep.tile * slab; i += depthwise_tile_threads) {
+  for (int i = int(threadIdx.x) - shift; i < p.by_summed.divide(p.tile.planes) * p.spread * deep.tile * slab;
+       i += depthwise_tile_threads) {
     const int at = max(i, 0), quotient = p.by_slab.divide(at), rest = p.by_slab.remainder(at, quotient);
     const int plane = p.by_depth.divide(quotient), d = p.by_depth.remainder(quotient, plane);
-    const int index = int(block.first_plane + plane);
-    const bool on = i >= 0 && rest < live && plane < block.planes && block.out_first[0] + d < deep.out_extent;
+    const int index = int(first_plane + plane);
+    const bool on =
+        i >= 0 && rest < live && plane < output_planes(p, block) && block.out_first[0] + d < deep.out_extent;
     const int64_t o = base + plane * p.out_stride + d * g.out_strides.axis[0] + rest;
     const Vec<A, 1> sum{{sums.load(plane * p.out_pitch + d * slab + rest)}};
     store_if(on, static_cast<T*>(g.out) + o,
@@ -265,9 +282,12 @@ void depthwise_tiled(const FC_GRID_CONSTANT DepthwiseTiledParams p) {
   for (int i = int(threadIdx.x); i - lane < p.work; i += depthwise_tile_threads) {
     sync_warp();  // lanes that met fewer taps wait
     const StripPlace place(p, min(i, p.work - 1), V);
-    const int filter = p.channels_last ? place.channel / V : place.plane;
+    const int output = p.channels_last ? place.channel : place.plane;
+    int source = p.by_spread.divide(output) * p.summed, filter = output / V * p.summed;
     Strip<T, V, Taps, Step> strip;
-    strip.accumulate(p, block, place, patch, {filters, filter * p.filter_pitch, p.filters / V * p.filter_pitch});
+    for (const int end = source + p.summed; source < end; ++source, ++filter)
+      strip.accumulate(p, block, place, source, patch,
+                       {filters, filter * p.filter_pitch, p.filters / V * p.filter_pitch});
     if (p.staged_out) {
       strip.put(p, place, i < p.work, sums);
     } else {

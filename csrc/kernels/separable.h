@@ -133,7 +133,7 @@ FC_DEVICE void fill_between(const SeparableParams& params, TileBlock block, cons
     for (int i = int(threadIdx.x); i < p.work; i += Config::threads) {
       const StripPlace place(p, i, V);
       Strip<T, V, Taps, Step> strip;
-      strip.accumulate(p, block, place, patch(chunk),
+      strip.accumulate(p, block, place, place.channel, patch(chunk),
                        {filters(chunk), place.channel / V * p.filter_pitch, p.filters / V * p.filter_pitch});
       put_between<Config>(p, params.piecewise, chunk * Config::channels, place, strip, into);
     }

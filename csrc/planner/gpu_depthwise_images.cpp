@@ -38,7 +38,7 @@ DepthwiseImagesParams params_of(const ConvProblem& p, bool folds, const PlanOpti
   const ConvProblem q = folds ? folding(p) : p;
   DepthwiseImagesParams params{};
   GatherParams& g = params.gather;
-  g.transposed = true, g.rows = g.channels = 1, g.groups = int(p.groups), g.batch = p.n;
+  g.transposed = true, g.rows = 1, g.channels = int(q.k_per_group()), g.groups = int(p.groups), g.batch = p.n;
   set_strides(g, q, true), set_epilogue(g, options);
   params.mode = p.pad_mode, params.folds = folds, params.channels_last = p.layout == Layout::nhwc;
   int64_t inside = 1, after = volume(p.in);
@@ -66,7 +66,7 @@ Cost cost_of(const ConvProblem& p, const Images& images) {
     asked *= i < 2 ? double(params.gather.axis[i].taps) : double(1 + a.pad_low + a.pad_high);
   }
   const double planes = double(p.n * p.c), elements = double(params.elements);
-  const double taps = params.folds ? 1 : double(volume(p.filter)),
+  const double taps = params.folds ? 1 : double(volume(p.filter) * p.k_per_group()),
                products = (params.folds ? all : all - inside) * taps;
   Cost cost{};
   cost.flops = 2 * planes * products;

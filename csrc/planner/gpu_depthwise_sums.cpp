@@ -53,9 +53,12 @@ TileAxes gradient_axes(TileAxes axes) {
 void set_places(Sums& sums, const ConvProblem& p, const Cut& cut) {
   DepthwiseSumsParams& params = sums.params;
   const bool last = params.channels_last;
+  const int64_t several = p.k_per_group();
   const TileAxis& down = params.x_tile.axis[1];
   const Strips strips = strips_of(down);
-  params.slots = int(last ? cut.words : cut.planes), params.share = threads / params.slots;
+  params.slots = int((last ? params.x_tile.chunk / sums.vector : cut.planes) * several);
+  params.share = std::max(1, threads / params.slots);  // too many slots are refused
+  params.by_per = Divisor(several);
   const int64_t samples = last ? cut.planes : 1;
   params.places = int(cut.tile[2] * samples * cut.tile[0] * strips.count), params.positions = int(strips.positions);
   params.by_slots = Divisor(params.slots), params.by_share = Divisor(params.share);
@@ -72,18 +75,18 @@ Sums cut_up(const ConvProblem& p, const TileAxes& axes, const Cut& cut, const Pl
   const bool last = p.layout == Layout::nhwc;
   Sums sums;
   DepthwiseSumsParams& params = sums.params;
-  params.channels_last = last, params.channels = int(p.c);
-  sums.vector = last ? int(4 / size_of(p.dtype)) : 1;
+  params.channels_last = last, params.channels = int(p.c), params.filters = int(p.k);
+  sums.vector = vector_of(p);
   sums.taps = taps_of(p, axes), sums.step = axes.axis[1].step;
   for (int i = 0; i < 3; ++i) params.filter[i] = int(p.filter[axes.order[i]]);
   const int64_t rows = ceil_div(params.filter[1], sums.taps), columns = ceil_div(params.filter[2], sums.taps);
   params.by_row_tiles = Divisor(rows), params.by_column_tiles = Divisor(columns);
   params.by_depth_taps = Divisor(params.filter[0]);
   sums.filter_tiles = rows * columns * params.filter[0];
-  const int64_t patch = round_up(lay_out(p, axes, cut, params.x_tile), 16);
+  const int64_t patch = round_up(lay_out(p, axes, cut, 1, params.x_tile), 16);
   ConvProblem unpadded = p;  // gy has no padding
   unpadded.pad_mode = PadMode::zeros;
-  const int64_t gradients = lay_out(unpadded, gradient_axes(axes), cut, params.gy_tile);
+  const int64_t gradients = lay_out(unpadded, gradient_axes(axes), cut, p.k_per_group(), params.gy_tile);
   params.gy_bytes = int(patch);
   const int64_t closing =
       int64_t(sums.taps) * sums.taps * depthwise_closing_pitch(sums.taps) * accumulator_bytes(p.dtype);
@@ -140,15 +143,15 @@ Sums sums_of(const ConvProblem& p, const PlanOptions& options) {
   visit_cuts(p, axes, [&](const Cut& cut) {
     if (p.layout == Layout::nchw && cut.planes / 2 >= p.c) return;
     const Sums sums = cut_up(p, axes, cut, options);
-    if (sums.shared_bytes > tile_shared_limit) return;
+    if (sums.shared_bytes > tile_shared_limit || sums.params.slots > threads) return;
     const double time = cost_of(p, sums, options).microseconds;
     if (best.blocks == 0 || time < least) best = sums, least = time;
   });
   DepthwiseSumsParams& params = best.params;
   params.x_strides = strides_of(p.layout, p.c, p.groups, p.in);
   params.gy_strides = strides_of(p.layout, p.k, p.groups, p.out);
-  params.x_tile.outer_stride = params.channels_last ? params.x_strides.batch : params.x_strides.group;
-  params.gy_tile.outer_stride = params.channels_last ? params.gy_strides.batch : params.gy_strides.group;
+  params.x_tile.outer_stride = params.channels_last ? params.x_strides.batch : params.x_strides.channel;
+  params.gy_tile.outer_stride = params.channels_last ? params.gy_strides.batch : params.gy_strides.channel;
   if (axes.order[1] != 1) {
     std::swap(params.x_strides.axis[1], params.x_strides.axis[2]);
     std::swap(params.gy_strides.axis[1], params.gy_strides.axis[2]);
@@ -188,6 +191,8 @@ std::string refuse_sums(const ConvProblem& p, const PlanOptions& options) {
   const TileAxes axes = sums_axes(p);
   if (axes.axis[1].step > 2) return concat("strides of 1 and 2 are built, here ", p.stride[axes.order[1]]);
   const Sums sums = sums_of(p, options);
+  if (sums.blocks == 0 && p.k_per_group() > 4)
+    return concat(p.k_per_group(), " filters a channel: one block's threads or shared memory do not hold them");
   if (sums.blocks == 0)
     return concat("the windows of its smallest tile take more than ", tile_shared_limit, " bytes of shared memory");
   if (sums.blocks > largest_grid || sums.items > largest_grid) return "needs more than 2^31 - 1 blocks or tiles";

@@ -75,16 +75,16 @@ int strip_taps_of(const TileAxis& a) {
   return best;
 }
 
-// Of one column's channels, in whole sectors.
-int64_t pixel_bytes(const ConvProblem& p, int64_t chunk) {
-  return chunk == p.c ? p.c * size_of(p.dtype) : round_up(chunk * size_of(p.dtype), sector_bytes);
+// Of `chunk` of a column's channels, in whole sectors.
+int64_t pixel_bytes(DType dtype, int64_t channels, int64_t chunk) {
+  return chunk == channels ? channels * size_of(dtype) : round_up(chunk * size_of(dtype), sector_bytes);
 }
 
 // Copies as wide as shape and tile allow.
 int64_t copy_unit(const ConvProblem& p, const DepthwiseTile& t) {
   const int64_t element = size_of(p.dtype);
   const bool last = p.layout == Layout::nhwc;
-  const int64_t run = last ? std::gcd(p.c, t.chunk) : t.half > 0 ? 1 : t.aligned;
+  const int64_t run = last ? std::gcd(t.channels, t.chunk) : t.half > 0 ? 1 : t.aligned;
   for (int64_t bytes : {copy_bytes, int64_t(4)})
     if (run * element % bytes == 0) return bytes;
   return element;
@@ -98,18 +98,24 @@ int64_t next_bank(int64_t pitch, int64_t row, int64_t banks, int64_t unit) {
   return pitch;
 }
 
+// Of a block's plane of the result.
+int64_t output_channels(const DepthwiseTiledParams& params) {
+  return params.channels_last ? params.tile.chunk / params.summed * params.spread : 1;
+}
+
 void set_work(DepthwiseTiledParams& params, const ConvProblem& p, const Cut& cut, int vector) {
   const TileAxis& down = params.tile.axis[1];
   const Strips strips = strips_of(down);
-  const int64_t vectors = ceil_div(params.tile.chunk, vector);
+  const int64_t vectors = ceil_div(output_channels(params), vector);
+  const int64_t planes = cut.planes * params.plane_spread;
   params.strips = int(strips.count), params.positions = int(strips.positions);
-  params.work = int(vectors * cut.tile[2] * cut.planes * cut.tile[0] * strips.count * down.phases);
+  params.work = int(vectors * cut.tile[2] * planes * cut.tile[0] * strips.count * down.phases);
   params.by_vectors = Divisor(vectors), params.by_columns = Divisor(cut.tile[2]);
-  params.by_planes = Divisor(cut.planes), params.by_depth = Divisor(cut.tile[0]);
+  params.by_planes = Divisor(planes), params.by_depth = Divisor(cut.tile[0]);
   params.by_spacing = Divisor(down.spacing);
-  params.by_taps = Divisor(params.taps), params.by_channels = Divisor(p.c);
+  params.by_taps = Divisor(params.taps), params.by_filters = Divisor(p.k);
+  params.by_spread = Divisor(params.spread), params.by_summed = Divisor(params.summed);
 }
-
 // ---- what it takes ----
 
 // Of one strip, in instructions of a warp; its loads from shared memory take a cycle of the SM each.
@@ -133,6 +139,7 @@ StripWork strip_work(const ConvProblem& p, const DepthwiseTiling& tiling, double
     pass(double(axis[1].phase[f].taps / taps) / axis[1].phases, taps);
     pass(double(axis[1].phase[f].taps % taps) / axis[1].phases, 1);
   }
+  work.loads *= tiling.params.summed, work.instructions *= tiling.params.summed;
   work.instructions += 100 + strip * result_instructions;
   return work;
 }
@@ -177,27 +184,31 @@ std::vector<int64_t> some_planes(const ConvProblem& p, const TileAxes& axes, con
 }
 
 // The least shared memory that any cut takes.
-int64_t least_shared(const ConvProblem& p, const TileAxes& axes) {
+int64_t least_shared(const ConvProblem& p, Pass pass, const TileAxes& axes) {
   int64_t least = largest_grid;
-  visit_cuts(p, axes, [&](const Cut& cut) { least = std::min(least, cut_up(p, axes, cut).shared_bytes); });
+  visit_cuts(p, axes, [&](const Cut& cut) { least = std::min(least, cut_up(p, pass, axes, cut).shared_bytes); });
   return least;
 }
 
 }  // namespace
 
-DepthwiseTiling cut_up(const ConvProblem& p, const TileAxes& axes, const Cut& cut) {
+DepthwiseTiling cut_up(const ConvProblem& p, Pass pass, const TileAxes& axes, const Cut& cut) {
   const bool last = p.layout == Layout::nhwc;
-  const int64_t element = size_of(p.dtype);
+  const int64_t element = size_of(p.dtype), several = p.k_per_group();
   DepthwiseTiling tiling;
-  tiling.vector = last ? int(4 / element) : 1;
+  tiling.vector = vector_of(p);
   tiling.step = axes.axis[1].step, tiling.strip_taps = strip_taps_of(axes.axis[1]);
   DepthwiseTiledParams& params = tiling.params;
   params.channels_last = last;
   params.taps = int(volume(p.filter)), params.filter_pitch = params.taps | 1;
   params.filter_rows = int(p.filter[axes.order[1]]), params.filter_columns = int(p.filter[axes.order[2]]);
   DepthwiseTile& t = params.tile;
-  const int64_t patch = lay_out(p, axes, cut, t);
-  params.filters = last ? t.chunk : t.planes;
+  params.spread = int(pass == Pass::fprop ? several : 1), params.summed = int(several / params.spread);
+  params.plane_spread = last ? 1 : params.spread;
+  const int64_t outputs = pass == Pass::fprop ? p.k : p.c;
+  params.outputs = int(last ? outputs : 1), params.by_channels = Divisor(outputs);
+  const int64_t patch = lay_out(p, axes, cut, params.summed, t);
+  params.filters = (last ? t.chunk : t.planes) * params.spread;
   set_work(params, p, cut, tiling.vector);
   const int64_t filters =
       round_up(int64_t(params.filters) * params.filter_pitch * accumulator_bytes(p.dtype), copy_bytes);
@@ -209,9 +220,9 @@ DepthwiseTiling cut_up(const ConvProblem& p, const TileAxes& axes, const Cut& cu
     const int64_t slab = cut.tile[1] * cut.tile[2];
     params.by_slab = Divisor(slab);
     params.out_pitch = int(next_bank(cut.tile[0] * slab, cut.tile[2], bank_words, 1));
-    tiling.shared_bytes += cut.planes * params.out_pitch * accumulator_bytes(p.dtype);
+    tiling.shared_bytes += cut.planes * params.spread * params.out_pitch * accumulator_bytes(p.dtype);
   }
-  tiling.blocks = t.by_channel_blocks.value * ceil_div(t.outer, cut.planes);
+  tiling.blocks = t.by_channel_blocks.value * ceil_div(t.outer, t.planes);
   for (const TileAxis& a : t.axis) tiling.blocks *= tiles_of(a);
   tiling.staged_bytes = double(tiling.blocks) * staged_bytes(p, t);
   return tiling;
@@ -236,8 +247,8 @@ void set_tensors(DepthwiseTiledParams& params, const ConvProblem& p, Pass pass, 
     std::swap(g.out_strides.axis[1], g.out_strides.axis[2]);
   }
   const bool last = params.channels_last;
-  params.tile.outer_stride = last ? g.source_strides.batch : g.source_strides.group;
-  params.out_stride = last ? g.out_strides.batch : g.out_strides.group;
+  params.tile.outer_stride = last ? g.source_strides.batch : g.source_strides.channel;
+  params.out_stride = last ? g.out_strides.batch : g.out_strides.channel;
 }
 
 Cost tiling_cost(const ConvProblem& p, Pass pass, const DepthwiseTiling& tiling, const PlanOptions& options) {
@@ -245,9 +256,10 @@ Cost tiling_cost(const ConvProblem& p, Pass pass, const DepthwiseTiling& tiling,
   const double x = double(p.x_elements()) * element, y = double(p.y_elements()) * element;
   const double source = pass == Pass::dgrad ? y : x, out = pass == Pass::dgrad ? x : y;
   // Channels that fill no sector are stored, too, as if they did.
-  const DepthwiseTile& t = tiling.params.tile;
-  const double filled =
-      tiling.params.channels_last ? ceil_div(p.c, t.chunk) * pixel_bytes(p, t.chunk) / (double(p.c) * element) : 1;
+  const int64_t chunk = output_channels(tiling.params), outputs = tiling.params.outputs;
+  const double filled = tiling.params.channels_last ? ceil_div(outputs, chunk) * pixel_bytes(p.dtype, outputs, chunk) /
+                                                          (double(outputs) * element)
+                                                    : 1;
   const double once = traffic(p, pass, options),
                rims = std::max(0.0, tiling.staged_bytes - source) + out * (filled - 1);
   Cost cost{};
@@ -277,7 +289,7 @@ std::string refuse_axes(const ConvProblem& p, const TileAxes& axes) {
 std::string refuse_tiling(const ConvProblem& p, Pass pass) {
   const TileAxes axes = tile_axes(p, pass);
   if (auto reason = refuse_axes(p, axes); !reason.empty()) return reason;
-  const int64_t least = least_shared(p, axes);
+  const int64_t least = least_shared(p, pass, axes);
   if (least > tile_shared_limit)
     return concat("the windows of its smallest tile take ", least, " bytes of shared memory, of ", tile_shared_limit);
   if (tiling_of(p, pass, {}).blocks > largest_grid) return "needs more than 2^31 - 1 blocks";
@@ -289,7 +301,7 @@ DepthwiseTiling tiling_of(const ConvProblem& p, Pass pass, const PlanOptions& op
   DepthwiseTiling best;
   double least = 0;
   visit_cuts(p, axes, [&](const Cut& cut) {
-    const DepthwiseTiling tiling = cut_up(p, axes, cut);
+    const DepthwiseTiling tiling = cut_up(p, pass, axes, cut);
     if (tiling.shared_bytes > tile_shared_limit) return;
     const double time = tiling_cost(p, pass, tiling, {}).microseconds;  // with or without a residual, one cut
     if (best.blocks == 0 || time < least) best = tiling, least = time;
@@ -313,11 +325,11 @@ Strips strips_of(const TileAxis& down) {
   return {whole * down.spacing + std::min<int64_t>(down.spacing, positions - whole * span), positions};
 }
 
-int64_t lay_out(const ConvProblem& p, const TileAxes& axes, const Cut& cut, DepthwiseTile& t) {
+int64_t lay_out(const ConvProblem& p, const TileAxes& axes, const Cut& cut, int64_t per, DepthwiseTile& t) {
   const bool last = p.layout == Layout::nhwc;
   const int64_t element = size_of(p.dtype), bank_elements = bank_words * 4 / element;
-  t.outer = last ? p.n : p.n * p.c, t.planes = int(cut.planes);
-  t.channels = last ? int(p.c) : 1, t.chunk = last ? int(cut.words * 4 / element) : 1;
+  t.outer = last ? p.n : p.n * p.c * per, t.planes = int(last ? cut.planes : cut.planes * per);
+  t.channels = last ? int(p.c * per) : 1, t.chunk = last ? int(cut.words * 4 / element * per) : 1;
   // Channels first, patches start where a copy can.
   const int64_t width = axes.axis[2].source_extent * element;
   t.pad_mode = p.pad_mode;
@@ -325,7 +337,7 @@ int64_t lay_out(const ConvProblem& p, const TileAxes& axes, const Cut& cut, Dept
   for (int i = 0; i < 3; ++i)
     t.axis[i] = axes.axis[i], set_tile(t.axis[i], cut.tile[i], i == 2 ? t.aligned : 1, p.pad_mode);
   t.by_rows = Divisor(t.axis[1].patch), t.by_slices = Divisor(t.axis[0].patch);
-  t.by_channel_blocks = Divisor(last ? ceil_div(p.c, t.chunk) : 1);
+  t.by_channel_blocks = Divisor(last ? ceil_div(t.channels, t.chunk) : 1);
   const int64_t words = std::max<int64_t>(1, t.chunk * element / 4);
   int64_t columns = t.axis[2].patch;
   // Every second column: those together, or lanes meet in banks (two-byte columns do not).
@@ -341,15 +353,15 @@ int64_t lay_out(const ConvProblem& p, const TileAxes& axes, const Cut& cut, Dept
   // Lanes that run on into the next plane find the next bank there.
   const int64_t row = cut.tile[2] * t.chunk * (t.half > 0 ? 1 : t.axis[2].step) / t.axis[2].phases;
   int64_t pitch = row_pitch * t.axis[1].patch * t.axis[0].patch;
-  if (cut.planes > 1) pitch = next_bank(pitch, row, bank_elements, unit);
-  const int64_t bytes = (row_pitch + pitch * cut.planes) * element;
+  if (t.planes > 1) pitch = next_bank(pitch, row, bank_elements, unit);
+  const int64_t bytes = (row_pitch + pitch * t.planes) * element;
   if (bytes > tile_shared_limit) return bytes;  // nobody will ask for more
   t.row_pitch = int(row_pitch), t.slice_pitch = int(t.axis[1].patch * row_pitch), t.plane_pitch = int(pitch);
   return bytes;
 }
 
 double staged_bytes(const ConvProblem& p, const DepthwiseTile& t) {
-  const int64_t column = p.layout == Layout::nhwc ? pixel_bytes(p, t.chunk) : size_of(p.dtype);
+  const int64_t column = p.layout == Layout::nhwc ? pixel_bytes(p.dtype, t.channels, t.chunk) : size_of(p.dtype);
   return double(t.planes * column) * t.axis[0].patch * t.axis[1].patch * t.axis[2].patch;
 }
 

@@ -23,7 +23,7 @@ struct TileAxes {
 };
 TileAxes tile_axes(const ConvProblem& p, Pass pass);
 
-// What is chosen: outputs of a tile, channels (in words; channels last) and planes of a block.
+// What is chosen: outputs of a tile, channels (in words; channels last) and planes of a block, those of x.
 struct Cut {
   int64_t tile[3], words, planes;
 };
@@ -35,8 +35,12 @@ struct Strips {
 };
 Strips strips_of(const kernels::TileAxis& down);
 
-// The patch, and the row of zeros before it. Returns their bytes.
-int64_t lay_out(const ConvProblem& p, const TileAxes& axes, const Cut& cut, kernels::DepthwiseTile& tile);
+// The patch, and the row of zeros before it, of a source with `per` channels for each of x. Returns their bytes.
+int64_t lay_out(const ConvProblem& p, const TileAxes& axes, const Cut& cut, int64_t per, kernels::DepthwiseTile& tile);
+// Channels that a thread takes: of several filters a channel one, for they would read few of the source.
+inline int vector_of(const ConvProblem& p) {
+  return p.layout == Layout::nhwc && p.k == p.c ? int(4 / size_of(p.dtype)) : 1;
+}
 // Copies as wide as the tile and the source's address allow.
 void set_copies(kernels::DepthwiseTile& tile, bool channels_last, DType dtype, const void* source);
 // Of one block, in whole sectors.
@@ -52,7 +56,7 @@ struct DepthwiseTiling {
 };
 
 // All but the tensors, for one way to cut.
-DepthwiseTiling cut_up(const ConvProblem& p, const TileAxes& axes, const Cut& cut);
+DepthwiseTiling cut_up(const ConvProblem& p, Pass pass, const TileAxes& axes, const Cut& cut);
 // Strides and epilogue.
 void set_tensors(kernels::DepthwiseTiledParams& params, const ConvProblem& p, Pass pass, const TileAxes& axes,
                  const PlanOptions& options);

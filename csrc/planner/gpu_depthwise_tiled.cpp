@@ -10,11 +10,10 @@ using namespace kernels;
 std::string refuse(const ConvProblem& p, Pass pass, const PlanOptions& options) {
   if (pass != Pass::fprop && pass != Pass::dgrad && pass != Pass::wgrad)
     return concat("computes fprop, dgrad and wgrad, not ", name_of(pass));
-  if (p.c != p.groups || p.k != p.groups)
-    return concat("one input and one output channel a group, here ", p.c_per_group(), " and ", p.k_per_group());
+  if (p.c != p.groups) return concat("one input channel a group, here ", p.c_per_group());
   if (p.dtype == DType::f64) return "built for float32, float16 and bfloat16, not float64";
   if (auto reason = refuse_size(p); !reason.empty()) return reason;
-  if (p.n * p.c > largest_coordinate) return "more than 2^30 planes";
+  if (p.n * p.k > largest_coordinate) return "more than 2^30 planes";
   if (pass == Pass::wgrad) return refuse_sums(p, options);
   const Images images = images_of(p, pass, options);
   return images.blocks > largest_grid ? "needs more than 2^31 - 1 blocks" : refuse_tiling(images.tiled, pass);
@@ -42,7 +41,7 @@ struct DepthwiseTiledRun {
     set_addresses(now.gather, args);
     set_copies(now.tile, now.channels_last, problem.dtype, args.a);
     now.gather.vector_stores =
-        problem.c % tiling.vector == 0 && aligned(args.out, word) && aligned(args.residual, word);
+        problem.k % tiling.vector == 0 && aligned(args.out, word) && aligned(args.residual, word);
     auto launch = one_dimensional(pass == Pass::dgrad ? "depthwise_tiled_dgrad" : "depthwise_tiled_fprop",
                                   tiling.blocks, depthwise_tile_threads, args.stream);
     launch.shared_bytes = size_t(tiling.shared_bytes);

@@ -62,7 +62,7 @@ bool is_narrow(const ConvProblem& p) { return p.c * size_of(p.dtype) % 16 != 0; 
 // Shared memory and grid of a cut; false where there is no room.
 bool lay_out_tile(SeparableTiling& t, const SeparableProblem& p, const TileAxes& axes, const Cut& cut) {
   const SeparableShape shape = shape_of(t.tile);
-  t.depthwise = cut_up(p.depthwise, axes, cut);
+  t.depthwise = cut_up(p.depthwise, Pass::fprop, axes, cut);
   DepthwiseTiledParams& params = t.depthwise.params;
   const int64_t chunks = chunks_of(p.depthwise);
   t.buffer_bytes = round_up(t.depthwise.shared_bytes, shape.depth_bytes);
