@@ -6,6 +6,9 @@ first has for the network's usual input.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 from bench.layer import Layer
 
 BATCH_GPU = 32
@@ -78,6 +81,40 @@ _EFFICIENTNET_B0 = (
     *(_conv(r, c, 1, 1) for c, r in ((32, 8), (96, 4), (144, 6), (240, 10), (480, 20), (672, 28), (1152, 48))),
 )
 
+
+def _efficientnet_depthwise(width: float, depth: float, size: int) -> Iterator[Layer]:
+    """Compound scaling (Tan and Le 2019): B0's stages, wider, deeper and larger. torchvision rounds channels to the
+    nearest multiple of 8 that is no less than 90 %, and the number of layers up.
+    """
+
+    def channels(of_b0: int) -> int:
+        wanted = of_b0 * width
+        rounded = max(8, int(wanted + 4) // 8 * 8)
+        return rounded if rounded >= 0.9 * wanted else rounded + 8
+
+    size, c = -(-size // 2), channels(32)
+    stages = (
+        (1, 3, 1, 16, 1),
+        (6, 3, 2, 24, 2),
+        (6, 5, 2, 40, 2),
+        (6, 3, 2, 80, 3),
+        (6, 5, 1, 112, 3),
+        (6, 5, 2, 192, 4),
+    )
+    for expand, filter, stride, out, layers in (*stages, (6, 3, 1, 320, 1)):
+        for i in range(math.ceil(layers * depth)):
+            step = stride if i == 0 else 1
+            yield _depthwise(c * expand, size, filter, step)
+            size, c = -(-size // step), channels(out)
+
+
+# Width, depth and input size of B1 to B7.
+_EFFICIENTNETS = (
+    (1.0, 1.1, 240), (1.1, 1.2, 260), (1.2, 1.4, 300), (1.4, 1.8, 380), (1.6, 2.2, 456), (1.8, 2.6, 528),
+    (2.0, 3.1, 600),
+)  # fmt: skip
+_EFFICIENTNET_B1_B7 = tuple(dict.fromkeys(layer for each in _EFFICIENTNETS for layer in _efficientnet_depthwise(*each)))
+
 _CONVNEXT_T = (
     _conv(3, 96, 224, 4, 4, 0),
     *(_depthwise(c, size, 7) for c, size in ((96, 56), (192, 28), (384, 14), (768, 7))),
@@ -140,6 +177,7 @@ CONV_NETWORKS = {
     "VGG-16": _VGG_16,
     "DenseNet-121": _DENSENET_121,
     "EfficientNet-B0": _EFFICIENTNET_B0,
+    "EfficientNet-B1-B7": _EFFICIENTNET_B1_B7,
     "ConvNeXt-T": _CONVNEXT_T,
     "MobileNetV2": _MOBILENET_V2,
     "RepLKNet-31": _REPLKNET_31,

@@ -141,7 +141,7 @@ def test_suites_of_depthwise_and_grouped_layers():
 
 def test_every_network_is_a_suite():
     networks = {"resnet-50", "vgg-16", "densenet-121", "efficientnet-b0", "convnext-t", "u-net", "deeplab"}
-    networks |= {"mobilenetv2", "replknet-31", "resnext"}
+    networks |= {"mobilenetv2", "replknet-31", "resnext", "efficientnet-b1-b7"}
     assert layers.SUITES.keys() == networks | {"quick", "pooling", "depthwise", "grouped"}
     for suite_layers in layers.SUITES.values():
         assert len(suite_layers) == len({each.name for each in suite_layers})

@@ -35,7 +35,13 @@ def assert_layer(driver: Driver, case: ConvCase, mode: str, layouts: tuple[str, 
             assert torch.equal(result, expected), (case.name, pass_, layout)
 
 
-@pytest.mark.parametrize("network", CONV_NETWORKS)
+# A hundred layers that differ in size alone.
+LARGE = "EfficientNet-B1-B7"
+
+
+@pytest.mark.parametrize(
+    "network", [pytest.param(name, marks=pytest.mark.slow if name == LARGE else ()) for name in CONV_NETWORKS]
+)
 def test_network_on_tensor_cores(driver: Driver, network: str) -> None:
     """What a network trained in half precision runs: float16, channels last."""
     for case in CONV_NETWORKS[network]:

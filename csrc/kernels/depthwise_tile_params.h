@@ -55,6 +55,7 @@ struct DepthwiseTiledParams {
   Divisor by_taps, by_channels, by_filters, by_spread, by_summed;  // channels of the result; of y
   int patch_bytes;  // from the start of shared memory to the zero row, which the patch follows
   // The work of a block, fastest first: channel vectors, columns, planes, slices, strips.
+  int pairs;                    // channels last, two phases: the even columns come first, so many; 0: in order
   int work, strips, positions;  // strips of a phase of the height, and its positions
   Divisor by_vectors, by_columns, by_planes, by_depth, by_spacing;
   // Channels first, narrow rows: sums go through shared memory, from out_bytes on, so that they leave side by side.

@@ -72,6 +72,7 @@ struct StripPlace {
     channel = p.by_vectors.remainder(index, rest) * vector;
     index = rest, rest = p.by_columns.divide(index);
     column = p.by_columns.remainder(index, rest);
+    if (p.pairs > 0) column = column < p.pairs ? 2 * column : 2 * (column - p.pairs) + 1;
     index = rest, rest = p.by_planes.divide(index);
     plane = p.by_planes.remainder(index, rest);
     index = rest, rest = p.by_depth.divide(index);

@@ -108,6 +108,8 @@ void set_work(DepthwiseTiledParams& params, const ConvProblem& p, const Cut& cut
   const Strips strips = strips_of(down);
   const int64_t vectors = ceil_div(output_channels(params), vector);
   const int64_t planes = cut.planes * params.plane_spread;
+  // Columns of one phase meet the same taps: lanes do not wait for each other.
+  params.pairs = params.channels_last && params.tile.axis[2].phases == 2 ? int(ceil_div(cut.tile[2], 2)) : 0;
   params.strips = int(strips.count), params.positions = int(strips.positions);
   params.work = int(vectors * cut.tile[2] * planes * cut.tile[0] * strips.count * down.phases);
   params.by_vectors = Divisor(vectors), params.by_columns = Divisor(cut.tile[2]);
@@ -264,8 +266,7 @@ Cost tiling_cost(const ConvProblem& p, Pass pass, const DepthwiseTiling& tiling,
                rims = std::max(0.0, tiling.staged_bytes - source) + out * (filled - 1);
   Cost cost{};
   cost.flops = p.flops(pass);
-  cost.bytes = once + rims / 2;  // the rest of the rims is still in L2
-  cost.l2_bytes = once + rims;
+  cost.bytes = cost.l2_bytes = once + rims;
   cost.cycles = cycles_of(p, tiling);
   set_occupancy(cost, blocks, {threads, depthwise_tiled.count, int(tiling.shared_bytes)});
   // Memory is kept busy by blocks that load while others compute.

@@ -43,13 +43,13 @@ constexpr Registers separable_lines[] = {{"separable<.*WarpTiling<64, 64,[^>]*>,
                                          {"separable<.*WarpTiling<64, 128,", 168}};
 constexpr Registers depthwise_tiled = {"depthwise_tiled<", 96};
 constexpr Registers depthwise_toeplitz_registers = {"depthwise_toeplitz<", 88};
-constexpr Registers depthwise_sums[] = {{"depthwise_sums<.*, 1, 3, [12]>", 104},
+constexpr Registers depthwise_sums[] = {{"depthwise_sums<.*, 1, 3, [12]>", 96},
                                         {"depthwise_sums<.*, 1, 5, [12]>", 120},
-                                        {"depthwise_sums<.*, 1, 7, [12]>", 160}};
+                                        {"depthwise_sums<.*, 1, 7, [12]>", 128}};
 // A word of channels a thread.
 constexpr Registers depthwise_word_sums[] = {{"depthwise_sums<.*, 2, 3, [12]>", 96},
                                              {"depthwise_sums<.*, 2, 5, [12]>", 136},
-                                             {"depthwise_sums<.*, 2, 7, [12]>", 184}};
+                                             {"depthwise_sums<.*, 2, 7, [12]>", 176}};
 constexpr Registers pool_forward = {"pool_forward<", 128}, pool_backward = {"pool_backward<", 104};
 constexpr Registers pool_gather = {"pool_gather<", 56}, pool_global = {"pool_global<", 56};
 constexpr Registers pool_staged = {"pool_staged<", 64}, pool_staged_backward = {"pool_staged_backward<", 72};
