@@ -38,7 +38,7 @@ constexpr Registers igemm_narrow_x3[] = {{"igemm_gather<.*, 2, .*WarpTiling<64, 
                                          {"igemm_wgrad<.*, 2, .*WarpTiling<64, 64,[^>]*>, [24]", 168}};
 constexpr Registers depthwise_gather = {"depthwise<", 72}, depthwise_wgrad = {"depthwise_wgrad<", 144};
 constexpr Registers depthwise_images = {"depthwise_images<", 64};
-constexpr Registers separable_lines[] = {{"separable<.*WarpTiling<64, 64,[^>]*>, 16", 128},
+constexpr Registers separable_lines[] = {{"separable<.*WarpTiling<64, 64,[^>]*>, 16", 136},
                                          {"separable<.*WarpTiling<64, 64,[^>]*>, 2", 168},
                                          {"separable<.*WarpTiling<64, 128,", 168}};
 constexpr Registers depthwise_tiled = {"depthwise_tiled<", 96};
