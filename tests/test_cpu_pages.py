@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import re
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def test_large_results_ask_for_huge_pages(layer: str) -> None:
 @pytest.mark.skipif(not (SMAPS.exists() and MODES.exists()), reason="the system has no transparent huge pages")
 def test_nothing_is_asked_beyond_the_result() -> None:
     """A result in the middle of a larger mapping: only its own whole pages."""
-    room = torch.empty(16 * HUGE, dtype=torch.uint8)
+    room = torch.frombuffer(mmap.mmap(-1, 16 * HUGE), dtype=torch.uint8)  # fresh: nobody has asked for any of it
     same = {"stride": [1, 1], "padding": [1, 1], "dilation": [1, 1]}
     problem = _cpu.ConvProblem(n=1, c=64, k=64, groups=64, input=[256, 256], filter=[3, 3], **same)
     x, w = torch.randn(1, 64, 256, 256), torch.randn(64, 1, 3, 3)

@@ -210,7 +210,7 @@ def test_refusals_say_why(driver: Driver) -> None:
     assert reasons(small, "fprop") == {
         **{f"igemm_{tile}": "the precision asked for is ieee, not tf32 or tf32x3" for tile in IGEMM_TILES},
         "im2col": "the precision asked for is ieee, not tf32 or tf32x3",
-        "depthwise_tiled": "one input and one output channel a group, here 2 and 3",
+        "depthwise_tiled": "one input channel a group, here 2",
         "depthwise_toeplitz": "one input and one output channel a group, here 2 and 3",
         "depthwise": "one input and one output channel a group, here 2 and 3",
         "bias_sum": "computes the bias gradient, not fprop",
