@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -161,14 +162,11 @@ class PaddedConvolution(Convolution):
     def _make_plan(self, pass_: str, bias: bool) -> Any:
         if self.module is None or pass_ == "bgrad":
             return super()._make_plan(pass_, bias)
-        try:
+        # The kernel that use_kernel asks for may map no padding; whether it runs without is asked next.
+        with suppress(RuntimeError):
             plan = super()._make_plan(pass_, bias)
             if not plan.is_aten:
                 return plan
-        except (
-            RuntimeError
-        ):  # the kernel that use_kernel asks for maps no padding; whether it runs without is asked next
-            pass
         inner = self.inner._plan(pass_, bias)
         mapped = self.module.conv_plan(self.problem, pass_, **self.plan_options(bias))
         return PadsFirstPlan(inner, mapped, self._moved_bytes)

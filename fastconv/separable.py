@@ -132,16 +132,31 @@ def _in_order(
         return _in_order(x.unsqueeze(0), dw, db, pw, bias, residual, geometry, between, after).squeeze(0)
     x, dw, db, pw, bias, residual = operands = _autocast(x, dw, db, pw, bias, residual)
     if not (torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in operands)):
-        whole = _whole(x, dw, db, pw, bias, residual, geometry, between, after)
-        if whole is not None and whole.run is not None:
-            check_residual(residual, whole.shape, x, "separable_conv2d")
-            return whole.run(x, dw, db, pw, bias, residual)
-        z = _depthwise(x, dw, db, geometry, between)
-        check_residual(residual, (z.shape[0], pw.shape[0], *z.shape[2:]), x, "separable_conv2d")
-        return conv2d_bias_act(z, pw, bias, residual, after.name, negative_slope=after.slope)
+        return _run(x, dw, db, pw, bias, residual, geometry, between, after)
     y = _Separable.apply(x, dw, db, pw, bias, geometry, between)
     check_residual(residual, y.shape, x, "separable_conv2d")
     return after.apply(y if residual is None else y + residual)
+
+
+def _run(
+    x: Tensor,
+    dw: Tensor,
+    db: Tensor | None,
+    pw: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    geometry: tuple[Any, Any, Any, str],
+    between: Activation,
+    after: Activation,
+) -> Tensor:
+    """By the kernel that does all of it, where that is the plan; else by the two convolutions."""
+    whole = _whole(x, dw, db, pw, bias, residual, geometry, between, after)
+    if whole is not None and whole.run is not None:
+        check_residual(residual, whole.shape, x, "separable_conv2d")
+        return whole.run(x, dw, db, pw, bias, residual)
+    z = _depthwise(x, dw, db, geometry, between)
+    check_residual(residual, (z.shape[0], pw.shape[0], *z.shape[2:]), x, "separable_conv2d")
+    return conv2d_bias_act(z, pw, bias, residual, after.name, negative_slope=after.slope)
 
 
 def _depthwise(
@@ -221,11 +236,7 @@ class _Separable(Function):
         """z lives only as long as this runs."""
         ctx.save_for_backward(x, dw, db, pw)
         ctx.geometry, ctx.act = geometry, act
-        whole = _whole(x, dw, db, pw, bias, None, geometry, act, activation_of(None))
-        if whole is not None and whole.run is not None:
-            return whole.run(x, dw, db, pw, bias, None)
-        z = _depthwise(x, dw, db, geometry, act)
-        return conv2d_bias_act(z, pw, bias, None, None)
+        return _run(x, dw, db, pw, bias, None, geometry, act, activation_of(None))
 
     @staticmethod
     def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:

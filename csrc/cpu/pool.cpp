@@ -108,8 +108,7 @@ Prepared<PoolProblem> prepare_vector(const PoolProblem& p, Pass pass, const Plan
                             : axis[0].out * (channels ? task.planes * axis[1].out
                                                       : (task.planes + task.group - 1) / task.group * task.bands);
   const bool offsets = options.offsets || pass == Pass::dgrad, indices = options.indices;
-  const int64_t written = pass == Pass::dgrad ? p.x_elements() : p.y_elements();
-  const bool large = streams(written * size_of(p.dtype)) && p.c * size_of(p.dtype) % kernels().vector_bytes == 0;
+  const bool large = streams(result_bytes(p, pass)) && p.c * size_of(p.dtype) % kernels().vector_bytes == 0;
   const int threads = usable_threads(options.threads, vector_cost(p, pass, options).microseconds > kSerialMicroseconds);
   return {[=](const PoolArgs& args) {
             WindowPooling run = plan->pooling();
