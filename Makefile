@@ -42,7 +42,7 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml setup.py
 SANITIZED := build/sanitize
 sanitize: build
 	mkdir -p $(SANITIZED)/fastconv
-	ln -sfn $(CURDIR)/fastconv/*.py $(SANITIZED)/fastconv/
+	ln -sfn $(CURDIR)/fastconv/*.py $(dir $(wildcard $(CURDIR)/fastconv/*/__init__.py)) $(SANITIZED)/fastconv/
 	cmake -S . -B $(SANITIZED)/cmake -G Ninja -DFASTCONV_SANITIZE=ON -DFASTCONV_CUDA=OFF -DFASTCONV_TESTS=ON \
 	  -DCMAKE_BUILD_TYPE=RelWithDebInfo -DPython_EXECUTABLE=$(CURDIR)/$(PY) \
 	  -Dpybind11_DIR=$$($(PY) -m pybind11 --cmakedir) -DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$(CURDIR)/$(SANITIZED)/fastconv

@@ -40,13 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"bench: error: {error}", file=sys.stderr)
         return 2
-    kept = options.malloc == "keep" and options.device == "cpu" and timers.keep_freed_memory()
+    told = options.device == "cpu" and timers.set_malloc(options.malloc)
     rows = []
     for row in suite.run(layers, _options(options)):
         rows.append(row)
         print(progress(row), flush=True)
     facts = environment.describe(options.device) | {"clock": options.clock}
-    facts["malloc"] = "keeps freed memory" if kept else "as it comes"
+    facts["malloc"] = timers.MALLOC[options.malloc if told else "libc"]
     print(f"\n{report.table(rows)}\n")
     print("\n".join(report.summary(rows)))
     for path in report.write(rows, facts, options.out):
@@ -71,8 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--bias", action="store_true", help="convolutions with a bias")
     add("--threads", type=int, help="CPU threads of both (default: torch's)")
     add("--clock", choices=tuple(CLOCKS), default="wall", help="cpu: only the thread's own time, with --threads 1")
-    help_malloc = "keep (the default): freed memory stays mapped; libc: as the C library likes, page faults included"
-    add("--malloc", choices=("keep", "libc"), default="keep", help=help_malloc)
+    help_malloc = "; ".join(f"{choice}: {meaning}" for choice, meaning in timers.MALLOC.items())
+    add("--malloc", choices=tuple(timers.MALLOC), default="keep", help=f"what the C library does: {help_malloc}")
     add("--rounds", type=int, default=60, help="interleaved rounds at most (default 60)")
     return parser
 

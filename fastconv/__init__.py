@@ -9,12 +9,14 @@ from .backends import backends, use_backend, use_kernel
 from .convert import convert, report, revert
 from .plans import explain, plan
 from .precision import precision
+from .results import empty_cache
 from .tuning import tune
 
 __all__ = [
     "__version__",
     "backends",
     "convert",
+    "empty_cache",
     "explain",
     "functional",
     "nn",

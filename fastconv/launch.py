@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import results
 from .arguments import Ints
 
 # The allocation is a third of what a small call costs, so on the CPU it goes past the dispatcher, by the entry point
@@ -17,8 +18,11 @@ _empty_strided_cpu = getattr(torch._C._dynamo.guards, "_empty_strided_cpu", None
 
 def _allocator(shape: Ints, strides: Ints, dtype: torch.dtype, device: torch.device) -> Callable[[], Tensor]:
     """A function that makes an uninitialised tensor."""
-    if device.type == "cpu" and _empty_strided_cpu is not None:
-        return lambda: _empty_strided_cpu(shape, strides, dtype)
+    if device.type == "cpu":
+        if results.is_large(shape, dtype):
+            return results.allocator(shape, strides, dtype)
+        if _empty_strided_cpu is not None:
+            return lambda: _empty_strided_cpu(shape, strides, dtype)
     return lambda: torch.empty_strided(shape, strides, dtype=dtype, device=device)
 
 
@@ -43,16 +47,19 @@ def _runner(plan: Any, device: torch.device) -> Callable[..., None]:
     if not size:
         return lambda *addresses: run(*addresses, 0, 0)
 
+    allocate = _allocator((size,), (1,), torch.uint8, device)
+
     def with_workspace(*addresses: int) -> None:
-        scratch = torch.empty(size, dtype=torch.uint8)
+        scratch = allocate()
         run(*addresses, scratch.data_ptr(), 0)
 
     return with_workspace
 
 
-def _is_lean(plan: Any, device: torch.device) -> bool:
-    """Whether the plan's ``run`` needs nothing but addresses: no stream, no workspace."""
-    return device.type == "cpu" and not plan.workspace_bytes and _empty_strided_cpu is not None
+def _is_lean(plan: Any, device: torch.device, shape: Ints, dtype: torch.dtype) -> bool:
+    """Whether the plan's ``run`` needs nothing but addresses (no stream, no workspace) and a small result."""
+    plain = device.type == "cpu" and not plan.workspace_bytes and _empty_strided_cpu is not None
+    return plain and not results.is_large(shape, dtype)
 
 
 def conv_launch(
@@ -61,7 +68,7 @@ def conv_launch(
     """``launch(a, b, bias, residual=None) -> out`` for dense operands (b and bias may be None); ``out`` has this shape
     and strides, and so has ``residual``, for a plan that adds one.
     """
-    if _is_lean(plan, device):
+    if _is_lean(plan, device, shape, dtype):
         run, empty = plan.run, _empty_strided_cpu
 
         def lean(a: Tensor, b: Tensor | None, bias: Tensor | None, residual: Tensor | None = None) -> Tensor:
@@ -115,7 +122,7 @@ def pool_launch(
     plan: Any, device: torch.device, dtype: torch.dtype, shape: Ints, strides: Ints
 ) -> Callable[..., Tensor]:
     """``launch(src, offsets=None) -> dst`` for dense operands; ``offsets`` are read, as the plan says."""
-    if _is_lean(plan, device):
+    if _is_lean(plan, device, shape, dtype):
         run, empty = plan.run, _empty_strided_cpu
 
         def lean(src: Tensor, offsets: Tensor | None = None) -> Tensor:

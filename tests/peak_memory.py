@@ -37,6 +37,7 @@ def peak(functional: ModuleType, layer: Layer, dtype: torch.dtype, layout: str) 
     """KiB, of the second of two runs: the first loads code and makes plans."""
     tensors = [each.requires_grad_() for each in layer.tensors("cpu", dtype, layout)]
     for _ in range(2):
+        fastconv.empty_cache()
         TRIM(0)
         (PROCESS / "clear_refs").write_text("5")  # the peak is now what is resident
         before = resident("VmRSS")

@@ -6,7 +6,6 @@
 #include "cpu/costs.h"
 #include "cpu/depthwise.h"
 #include "cpu/entries.h"
-#include "cpu/pages.h"
 
 namespace fastconv::cpu {
 namespace {
@@ -82,7 +81,7 @@ Prepared<ConvProblem> prepare(const ConvProblem& p, Pass pass, const PlanOptions
 
 Kernel<ConvProblem> blocked_entry() {
   return {"blocked", "dense and grouped, any stride and dilation; blocks of output channels, packed weights", refuse,
-          cost, in_huge_pages<ConvProblem, prepare>};
+          cost, prepare};
 }
 
 }  // namespace fastconv::cpu

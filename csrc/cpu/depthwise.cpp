@@ -6,7 +6,6 @@
 
 #include "cpu/costs.h"
 #include "cpu/entries.h"
-#include "cpu/pages.h"
 
 namespace fastconv::cpu {
 namespace {
@@ -132,7 +131,7 @@ Prepared<ConvProblem> prepare(const ConvProblem& p, Pass pass, const PlanOptions
 Kernel<ConvProblem> depthwise_entry() {
   return {"depthwise",
           "one filter a channel, any stride and dilation; vectors along the width (NCHW) or of channels (NHWC)", refuse,
-          cost, in_huge_pages<ConvProblem, prepare>};
+          cost, prepare};
 }
 
 }  // namespace fastconv::cpu

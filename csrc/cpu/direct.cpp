@@ -1,7 +1,6 @@
 // The table's "direct" entry: any geometry, layout and dtype, every pass.
 #include "cpu/costs.h"
 #include "cpu/entries.h"
-#include "cpu/pages.h"
 
 namespace fastconv::cpu {
 namespace {
@@ -47,8 +46,7 @@ Prepared<ConvProblem> prepare(const ConvProblem& p, Pass pass, const PlanOptions
 }  // namespace
 
 Kernel<ConvProblem> direct_entry() {
-  return {"direct", "any geometry, layout and dtype; a row of outputs at a time", refuse, cost,
-          in_huge_pages<ConvProblem, prepare>};
+  return {"direct", "any geometry, layout and dtype; a row of outputs at a time", refuse, cost, prepare};
 }
 
 }  // namespace fastconv::cpu

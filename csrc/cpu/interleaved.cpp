@@ -7,7 +7,6 @@
 
 #include "cpu/costs.h"
 #include "cpu/entries.h"
-#include "cpu/pages.h"
 
 namespace fastconv::cpu {
 namespace {
@@ -105,7 +104,7 @@ Kernel<ConvProblem> interleaved_entry() {
   return {"interleaved",
           "one filter a channel, or groups of four or eight; blocks of channels side by side in a padded copy that "
           "stays in cache",
-          refuse, cost, in_huge_pages<ConvProblem, prepare>};
+          refuse, cost, prepare};
 }
 
 }  // namespace fastconv::cpu

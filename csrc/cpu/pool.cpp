@@ -4,7 +4,7 @@
 #include "cpu/costs.h"
 #include "cpu/entries.h"
 #include "cpu/max_gradient.h"
-#include "cpu/pages.h"
+#include "cpu/results.h"
 
 namespace fastconv::cpu {
 namespace {
@@ -128,13 +128,11 @@ Prepared<PoolProblem> prepare_vector(const PoolProblem& p, Pass pass, const Plan
 }  // namespace
 
 Kernel<PoolProblem> direct_pool_entry() {
-  return {"direct", "any geometry and pass; channels in the inner loop", refuse, cost,
-          in_huge_pages<PoolProblem, prepare>};
+  return {"direct", "any geometry and pass; channels in the inner loop", refuse, cost, prepare};
 }
 
 Kernel<PoolProblem> vector_pool_entry() {
-  return {"vector", "vectors of channels in NHWC, along the rows in NCHW", refuse_vector, vector_cost,
-          in_huge_pages<PoolProblem, prepare_vector>};
+  return {"vector", "vectors of channels in NHWC, along the rows in NCHW", refuse_vector, vector_cost, prepare_vector};
 }
 
 }  // namespace fastconv::cpu

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import fastconv
-from fastconv import units
+from fastconv import results, units
 from fastconv.backends import OPERATIONS, Backend
 
 
@@ -54,6 +54,7 @@ def machine() -> dict[str, str]:
         "CPU": f"{os.cpu_count()} logical cores, torch uses {torch.get_num_threads()} threads, "
         f"{torch.backends.cpu.get_cpu_capability()}",
     }
+    facts["large CPU results"] = results.describe()
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         memory = units.si(properties.total_memory, "B")
