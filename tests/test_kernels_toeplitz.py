@@ -27,6 +27,10 @@ def depthwise(name: str, n: int, c: int, size: tuple[int, ...], filter: object, 
     return conv(name, n, c, c, size, filter, 1, padding, 1, c)  # type: ignore[arg-type]
 
 
+def of_channels(case: ConvCase, c: int) -> ConvCase:
+    return replace(case, c=c, k=c, groups=c)
+
+
 CASES = (
     depthwise("one element", 1, 1, (1, 1), 9, 4),
     depthwise("rows of 2 bytes", 2, 3, (9, 7), 9, 4),
@@ -47,12 +51,13 @@ CASES = (
 )
 
 
-def assert_exact(driver: Driver, case: ConvCase, dtype: str) -> None:
+def assert_exact(driver: Driver, case: ConvCase, dtype: str, layout: str = "nchw") -> None:
     operands = conv_operands(case, dtype, integers=True)
     for pass_ in PASSES:
         exact = conv_oracle(case, pass_, operands.double()).to(DTYPES[dtype])
-        for offset, limit in ((0, -1), (1, -1), (0, 0)) if pass_ == "wgrad" else ((0, -1), (1, -1)):
-            result = driver.conv(case, pass_, operands, "nchw", KERNEL, offset, workspace_limit=limit)
+        without_slices = ((0, 0),) if pass_ == "wgrad" and layout == "nchw" else ()
+        for offset, limit in ((0, -1), (1, -1), *without_slices):
+            result = driver.conv(case, pass_, operands, layout, KERNEL, offset, workspace_limit=limit)
             assert torch.equal(result, exact), (pass_, offset, limit)
 
 
@@ -60,6 +65,14 @@ def assert_exact(driver: Driver, case: ConvCase, dtype: str) -> None:
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 def test_integers_are_exact(driver: Driver, case: ConvCase, dtype: str) -> None:
     assert_exact(driver, case, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_channels_last_by_way_of_planes(driver: Driver, case: ConvCase, dtype: str) -> None:
+    """Planes and channels of no whole tiles, nor vectors."""
+    for c in {1: (1, 8), 2: (2, 24), 3: (3, 72)}[case.c]:
+        assert_exact(driver, of_channels(case, c), dtype, "nhwc")
 
 
 REPLKNET = (
@@ -80,6 +93,15 @@ def test_against_float64(driver: Driver, case: ConvCase, dtype: str) -> None:
         rival = conv_oracle(case, pass_, operands)
         result = driver.conv(case, pass_, operands, "nchw", KERNEL)
         assert_close_to_float64(result, rival, exact, f"{case.name} {pass_} {dtype}")
+
+
+def test_epilogue_channels_last(driver: Driver) -> None:
+    case = of_channels(CASES[7], 16)
+    operands = conv_operands(case, "float16", integers=True)
+    for activation, of in (("none", lambda y: y), ("relu", torch.relu)):
+        expected = of(conv_oracle(case, "fprop", operands.double())).half()
+        found = driver.conv(case, "fprop", operands, "nhwc", KERNEL, activation=activation)
+        assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +146,23 @@ def test_tensor_cores_are_given_taps_and_little_else() -> None:
             assert row["shared_load"]["wavefronts"] <= 1.1 * row["shared_load"]["ideal"], (case.name, pass_)
 
 
+def test_planes_cost_each_byte_once() -> None:
+    """Channels last: what turns a tensor into planes and back reads and writes whole sectors, without conflicts."""
+    driver, case = Driver(_emulator, "cpu"), of_channels(REPLKNET[1], 64)
+    operands = conv_operands(case, "float16")
+    _emulator.reset_counters()
+    before = _emulator.configure(count=True)
+    try:
+        driver.conv(case, "fprop", operands, "nhwc", KERNEL)
+    finally:
+        _emulator.configure(**before)
+    row = _emulator.counters()["pack"]
+    moved = 2 * case.n * case.c * math.prod(case.input) * 2 // 32  # sectors of x, and of y
+    assert row["global_load"]["sectors"] == row["global_store"]["sectors"] == moved
+    assert row["shared_store"]["wavefronts"] == row["shared_store"]["ideal"]
+    assert row["shared_load"]["wavefronts"] <= 1.02 * row["shared_load"]["ideal"]
+
+
 def test_chosen_for_large_filters_alone() -> None:
     def plan(filter: int, layout: str = "nchw", dtype: str = "float16"):
         case = depthwise("choice", 32, 128, (56, 56), filter, filter // 2)
@@ -134,7 +173,7 @@ def test_chosen_for_large_filters_alone() -> None:
 
     assert plan(31).kernel == plan(13).kernel == KERNEL
     assert "9 taps" in reason(plan(7))
-    assert "channels first" in reason(plan(31, "nhwc"))
+    assert plan(31, "nhwc").kernel == KERNEL and "planes in the workspace" in plan(31, "nhwc").detail
     assert "float16 and bfloat16" in reason(plan(31, dtype="float32"))
     assert "family    depthwise_toeplitz" in plan(31).explain()
 

@@ -46,8 +46,8 @@ struct ToeplitzItem {
   FC_DEVICE ToeplitzItem(const ToeplitzParams& p, const ToeplitzBlock& block, int index) {
     const int sample = p.by_bands.divide(index), band = p.by_bands.remainder(index, sample);
     const int64_t plane = int64_t(sample) * p.channels + block.channel;
-    image = static_cast<const T*>(p.image) + plane * p.image_rows * p.image_columns;
-    filter = static_cast<const T*>(p.filter) + (p.sums ? plane : block.channel) * p.filter_rows * p.filter_columns;
+    image = static_cast<const T*>(p.image) + plane * p.image_plane;
+    filter = static_cast<const T*>(p.filter) + (p.sums ? plane : block.channel) * p.filter_plane;
     first = band * p.band_rows, rows = min(p.band_rows, p.filter_rows - first);
     row = block.first_row - p.pad_rows + first, column = block.first_column - p.pad_columns - p.shift;
   }
@@ -186,7 +186,7 @@ FC_DEVICE void store_square(const ToeplitzParams& p, const ToeplitzBlock& block,
     for (int warp = 0; warp < toeplitz_warps; ++warp) total[0] += scratch.load((warp * Size + a) * pitch + b);
     const int row = block.first_row + a, column = block.first_column + b;
     const bool on = row < p.out_rows && column < p.out_columns;
-    const int64_t o = (plane * p.out_rows + row) * p.out_columns + column;
+    const int64_t o = plane * p.out_plane + int64_t(row) * p.out_columns + column;
     if (p.partial) {
       store_if(on, static_cast<float*>(p.out) + o, total[0]);
     } else {

@@ -4,7 +4,8 @@
 //
 //   pack     transposes through shared memory: positions are read side by side, channels written 16 bytes a lane.
 //            A tile's row (one position) is 128 bytes of channels and one 4-byte word of padding, so that lanes at
-//            neighbouring positions lie in neighbouring banks. Traffic: `from` read once, `to` written once.
+//            neighbouring positions lie in neighbouring banks. Rows of no whole vectors are written by elements.
+//            Traffic: `from` read once, `to` written once.
 //   unpack   reduce_slices (reduce.h) with the elements' places exchanged. Reads are side by side, writes are where
 //            `out` is channels last.
 #pragma once
@@ -46,6 +47,7 @@ class PackedTile {
   }
 
   FC_DEVICE void write() const {
+    if (!p_.vector_stores) return write_elements();
     if (p_.padded < vector) return write_dense();
     using Vector = Vec<uint32_t, 4>;
     const int vectors = channels_ / vector;
@@ -59,6 +61,14 @@ class PackedTile {
   }
 
  private:
+  FC_DEVICE void write_elements() const {
+    for (int q = int(threadIdx.x); q < positions_ * channels_; q += pack_threads) {
+      const int position = q / channels_, c = q - position * channels_;
+      store(to_ + (first_position_ + position) * p_.to_position + first_channel_ + c,
+            storage_.load(position * pitch_ + c));
+    }
+  }
+
   // Less than a vector of channels: several positions make one, and `to` is dense.
   FC_DEVICE void write_dense() const {
     const int elements = positions_ * p_.padded;

@@ -15,7 +15,7 @@ struct PackParams {
   const void* from;
   void* to;
   int64_t positions;
-  int channels, padded;  // of a matrix of `from`; of `to`, whole 16-byte vectors or less than one
+  int channels, padded;  // of a matrix of `from`; of `to`, for vector_stores whole 16-byte vectors or less than one
   int run = 1, from_run = 1,
       run_first = 0;  // a run of `to`'s positions holds `from_run` of `from` at run_first, then 0
   int64_t outer;
@@ -23,7 +23,7 @@ struct PackParams {
   int shift_rows;          // shift = i / shift_rows * channels: groups on the diagonal of one matrix
   int64_t from_outer, from_inner, from_channel, from_position;
   int64_t to_outer, to_inner, to_position;
-  bool vector_loads;  // along positions
+  bool vector_loads, vector_stores;  // along positions; along channels
   int64_t position_tiles;
   int channel_tiles;  // the grid is outer * inner * position_tiles * channel_tiles blocks
 };

@@ -4,6 +4,7 @@
 #include "kernels/depthwise_toeplitz_params.h"
 #include "planner/gpu_conv.h"
 #include "planner/gpu_depthwise_tile.h"
+#include "planner/gpu_lowering.h"
 #include "planner/registers.h"
 
 namespace fastconv::planner {
@@ -18,6 +19,10 @@ struct Toeplitz {
   ToeplitzParams params{};
   int size = 0;
   int64_t tiles = 0, slices = 1, shared_bytes = 0;  // tiles: of a plane
+  // Channels last: the operands become planes in the workspace, and fprop's and dgrad's result is brought back.
+  PackedOperand image, filter, result;
+
+  int64_t packed_bytes() const { return image.bytes + filter.bytes; }
 };
 
 int64_t shared_bytes_of(const ToeplitzParams& t, int size) {
@@ -49,6 +54,18 @@ void lay_out(Toeplitz& found, int64_t rows) {
 // Bands of wgrad's "filter", the gradient's plane, that leave room for four blocks an SM.
 constexpr int64_t band_shared_bytes = 48 * 1024;
 
+void set_planes(Toeplitz& found, const ConvProblem& p, Pass pass, const Axes& image, const Axes& out) {
+  ToeplitzParams& t = found.params;
+  const bool packs = p.layout == Layout::nhwc, wgrad = pass == Pass::wgrad;
+  const auto plane = [&](const Axes& axes) { return packs ? plane_pitch(p.dtype, axes) : volume(axes); };
+  t.image_plane = plane(image), t.filter_plane = wgrad ? plane(p.out) : volume(p.filter);
+  t.out_plane = wgrad ? volume(p.filter) : plane(out);
+  if (!packs) return;
+  found.image = to_planes(pass == Pass::dgrad ? "gy" : "x", p.dtype, p.n, p.c, image);
+  if (wgrad) found.filter = to_planes("gy", p.dtype, p.n, p.c, p.out);
+  if (!wgrad) found.result = from_planes(p.dtype, p.n, p.c, out);
+}
+
 Toeplitz toeplitz_of(const ConvProblem& p, Pass pass, const PlanOptions& options) {
   Toeplitz found;
   ToeplitzParams& t = found.params;
@@ -62,6 +79,7 @@ Toeplitz toeplitz_of(const ConvProblem& p, Pass pass, const PlanOptions& options
   t.pad_rows = int(dgrad ? p.filter[1] - 1 - p.pad_lo[1] : p.pad_lo[1]);
   t.pad_columns = int(dgrad ? p.filter[2] - 1 - p.pad_lo[2] : p.pad_lo[2]);
   t.gather.transposed = dgrad;
+  set_planes(found, p, pass, image, out);
   found.size = std::max(out[1], out[2]) <= toeplitz_sizes[0] ? toeplitz_sizes[0] : toeplitz_sizes[1];
   const int64_t across = ceil_div(out[2], found.size), down = ceil_div(out[1], found.size);
   found.tiles = across * down;
@@ -72,7 +90,10 @@ Toeplitz toeplitz_of(const ConvProblem& p, Pass pass, const PlanOptions& options
     lay_out(found, rows = ceil_div(rows / 2, toeplitz_warps) * toeplitz_warps);
   t.items = int(p.n * t.by_bands.value), t.items_a_slice = 1, found.slices = p.n;
   if (wgrad) {
-    const int64_t wanted = std::min<int64_t>(t.items, slices_of(p, found.tiles * p.c, options).count);
+    PlanOptions rest = options;
+    if (rest.workspace_limit >= 0)
+      rest.workspace_limit = std::max<int64_t>(0, rest.workspace_limit - found.packed_bytes());
+    const int64_t wanted = std::min<int64_t>(t.items, slices_of(p, found.tiles * p.c, rest).count);
     t.items_a_slice = int(ceil_div(t.items, wanted)), found.slices = ceil_div(t.items, t.items_a_slice);
     t.partial = found.slices > 1;
   } else {
@@ -88,7 +109,7 @@ std::string refuse(const ConvProblem& p, Pass pass, const PlanOptions& options) 
     return concat("one input and one output channel a group, here ", p.c_per_group(), " and ", p.k_per_group());
   if (p.dtype != DType::f16 && p.dtype != DType::bf16)
     return concat("tensor cores multiply float16 and bfloat16 here, not ", name_of(p.dtype));
-  if (p.layout != Layout::nchw) return "reads channels first: a plane's rows are the matrix";
+  if (p.layout == Layout::nhwc && options.residual) return "adds a residual to planes only: channels first";
   if (auto reason = refuse_size(p); !reason.empty()) return reason;
   if (p.in[0] != 1 || p.filter[0] != 1 || p.pad_lo[0] + p.pad_hi[0] != 0) return "planes only, not volumes";
   for (int i = 1; i < 3; ++i) {
@@ -101,6 +122,8 @@ std::string refuse(const ConvProblem& p, Pass pass, const PlanOptions& options) 
   if (found.shared_bytes > tile_shared_limit)
     return concat("a block's windows take ", found.shared_bytes, " bytes of shared memory, more than ",
                   tile_shared_limit);
+  for (const PackedOperand* each : {&found.image, &found.filter, &found.result})
+    if (auto reason = refuse_packing(*each); !reason.empty()) return reason;
   if (p.n * found.params.by_bands.value > largest_grid) return "more than 2^31 - 1 items";
   if (found.tiles * p.c > largest_grid / found.slices) return "needs more than 2^31 - 1 blocks";
   return "";
@@ -122,20 +145,43 @@ Cost cost(const ConvProblem& p, Pass pass, const PlanOptions& options) {
   const double seen = double(std::min(t.patch_rows, t.image_rows)) * std::min(t.patch_pitch, t.image_columns);
   work.l2_bytes = work.blocks * items * (seen + double(t.band_rows) * t.filter_columns) * element;
   work.footprint = {toeplitz_threads, depthwise_toeplitz_registers.count, int(found.shared_bytes)};
-  if (!t.partial) return roofline(p.dtype, work);
+  Cost packing = packing_cost(found.image, p.dtype) + packing_cost(found.filter, p.dtype);
+  packing = packing + packing_cost(found.result, p.dtype);
+  if (!t.partial) return roofline(p.dtype, work) + packing;
   const double partial = double(found.slices * p.w_elements() * accumulator_bytes(p.dtype));
   work.bytes += partial, work.l2_bytes += partial;
-  return roofline(p.dtype, work) + roofline(p.dtype, {1, 0, 1, partial + double(p.w_elements()) * element});
+  return roofline(p.dtype, work) + packing + roofline(p.dtype, {1, 0, 1, partial + double(p.w_elements()) * element});
 }
 
-struct ToeplitzRun {
+class ToeplitzRun {
+ public:
+  ToeplitzRun(const ConvProblem& p, Pass pass, int device, const Toeplitz& found)
+      : problem(p), pass(pass), device(device), found(found) {}
+
+  void operator()(const ConvArgs& given) const {
+    const device::DeviceScope scope(device);
+    ConvArgs args = given;
+    char* workspace = static_cast<char*>(args.workspace);
+    const auto place = [&](const PackedOperand& operand, const void*& from) {
+      if (!operand.is_packed) return;
+      run(operand, problem.dtype, from, workspace, "workspace", args.stream);
+      from = workspace, workspace += operand.bytes;
+    };
+    place(found.image, args.a), place(found.filter, args.b);
+    args.workspace = workspace;
+    if (found.result.is_packed) args.out = workspace;
+    multiply(args);
+    if (found.result.is_packed) run(found.result, problem.dtype, args.out, given.out, "output", args.stream);
+  }
+
+ private:
   ConvProblem problem;
   Pass pass;
   int device;
   Toeplitz found;
 
-  void operator()(const ConvArgs& args) const {
-    const device::DeviceScope scope(device);
+  // Planes to planes, or to the filter's gradient.
+  void multiply(const ConvArgs& args) const {
     ToeplitzParams now = found.params;
     set_addresses(now.gather, args);
     if (!aligned(args.a, now.copy_bytes)) set_copies(now, found.size, aligned(args.a, 4) ? 4 : 2);
@@ -145,17 +191,23 @@ struct ToeplitzRun {
     const int64_t blocks = found.tiles * problem.c * found.slices;
     auto launch = one_dimensional(names[int(pass)], blocks, toeplitz_threads, args.stream);
     launch.shared_bytes = size_t(found.shared_bytes);
-    if (pass == Pass::wgrad) {
-      WgradParams named{};
-      named.x = args.a, named.gy = args.b, named.out = now.out;
-      named.partial = now.partial, named.slices = int(found.slices);
-      name_wgrad_regions(launch, problem, named);
-    } else {
-      name_gather_regions(launch, problem, problem, pass, args);
-    }
+    name_memory(launch, args, now);
     problem.dtype == DType::f16 ? launch_depthwise_toeplitz<f16>(found.size, launch, now)
                                 : launch_depthwise_toeplitz<bf16>(found.size, launch, now);
     if (now.partial) sum_slices(problem.dtype, args, problem.w_elements(), found.slices);
+  }
+
+  void name_memory(device::Launch& launch, const ConvArgs& args, const ToeplitzParams& now) const {
+    const int64_t element = size_of(problem.dtype), planes = problem.n * problem.c;
+    const bool wgrad = pass == Pass::wgrad;
+    const int64_t out = now.partial ? found.slices * accumulator_bytes(problem.dtype) : element;
+    name_regions(launch,
+                 {{now.image, planes * now.image_plane * element, pass == Pass::dgrad ? "gy" : "x"},
+                  {now.filter, (wgrad ? planes : problem.c) * now.filter_plane * element, wgrad ? "gy" : "weight"},
+                  {args.bias, problem.c * element, "bias"},
+                  {args.residual, planes * now.out_plane * element, "residual"},
+                  {now.out, (wgrad ? problem.c * out : planes * element) * now.out_plane,
+                   now.partial ? "workspace" : "output"}});
   }
 };
 
@@ -163,12 +215,14 @@ Prepared<ConvProblem> prepare(const ConvProblem& p, Pass pass, const PlanOptions
   const Toeplitz found = toeplitz_of(p, pass, options);
   const ToeplitzParams& t = found.params;
   Prepared<ConvProblem> prepared;
-  prepared.launch = ToeplitzRun{p, pass, options.device, found};
-  if (t.partial) prepared.workspace_bytes = found.slices * p.w_elements() * accumulator_bytes(p.dtype);
+  prepared.launch = ToeplitzRun(p, pass, options.device, found);
+  prepared.workspace_bytes = found.packed_bytes() + found.result.from_bytes;
+  if (t.partial) prepared.workspace_bytes += found.slices * p.w_elements() * accumulator_bytes(p.dtype);
   prepared.detail = concat("squares of ", found.size, ", ", t.chunks, " chunks of 16 columns, grid ",
                            found.tiles * p.c * found.slices, ", ", found.shared_bytes, " bytes shared");
   if (pass == Pass::wgrad)
     prepared.detail += concat(", bands of ", t.band_rows, " rows, ", found.slices, " slices of ", t.items_a_slice);
+  if (found.image.is_packed) prepared.detail += ", by way of planes in the workspace";
   return prepared;
 }
 

@@ -70,6 +70,7 @@ void finish(PackedOperand& operand, int64_t element, int64_t from_elements) {
   const PackTile tile = pack_tile(element, params.padded);
   const bool whole = params.run == params.from_run && params.positions % (16 / element) == 0;
   params.vector_loads = whole && params.from_position == 1;
+  params.vector_stores = true;
   params.position_tiles = ceil_div(params.positions, tile.positions);
   params.channel_tiles = int(ceil_div(params.padded, tile.channels));
   operand.is_packed = true;
@@ -164,29 +165,65 @@ int64_t blocks_of(const PackedOperand& operand) {
   return p.outer * p.inner * p.position_tiles * p.channel_tiles;
 }
 
-void pack_operand(const Lowering& lowering, PackedOperand operand, const void*& address, char*& workspace,
+void pack_operand(const Lowering& lowering, const PackedOperand& operand, const void*& address, char*& workspace,
                   void* stream) {
   if (!operand.is_packed) return;
-  const int64_t element = size_of(lowering.inner.dtype);
-  PackParams& params = operand.params;
-  Im2colParams& columns = operand.columns;
-  if (!aligned(address, 16)) {
-    params.vector_loads = false;
-    if (operand.is_columns) set_unit(columns, lowering.inner.c_per_group(), 1);
-  }
-  auto launch = one_dimensional(operand.is_columns ? "im2col" : "pack", blocks_of(operand), pack_threads, stream);
-  name_regions(launch, {{address, operand.from_bytes, operand.name}, {workspace, operand.bytes, "workspace"}});
-  if (operand.is_columns) {
-    columns.x = address, columns.columns = workspace;
-    launch_im2col(columns.unit_elements * element, launch, columns);
-  } else {
-    params.from = address, params.to = workspace;
-    launch_pack(element, launch, params);
-  }
+  run(operand, lowering.inner.dtype, address, workspace, "workspace", stream);
   address = workspace, workspace += operand.bytes;
 }
 
 }  // namespace
+
+void run(const PackedOperand& operand, DType dtype, const void* from, void* to, const char* name, void* stream) {
+  const int64_t element = size_of(dtype);
+  PackedOperand now = operand;
+  PackParams& params = now.params;
+  Im2colParams& columns = now.columns;
+  params.vector_stores &= aligned(to, 16);
+  if (!aligned(from, 16)) {
+    params.vector_loads = false;
+    if (operand.is_columns) set_unit(columns, columns.row_units * columns.unit_elements, 1);
+  }
+  auto launch = one_dimensional(operand.is_columns ? "im2col" : "pack", blocks_of(now), pack_threads, stream);
+  name_regions(launch, {{from, operand.from_bytes, operand.name}, {to, operand.bytes, name}});
+  if (operand.is_columns) {
+    columns.x = from, columns.columns = to;
+    launch_im2col(columns.unit_elements * element, launch, columns);
+  } else {
+    params.from = from, params.to = to;
+    launch_pack(element, launch, params);
+  }
+}
+
+int64_t plane_pitch(DType dtype, const Axes& axes) { return round_up(volume(axes), 16 / size_of(dtype)); }
+
+PackedOperand to_planes(const char* name, DType dtype, int64_t n, int64_t c, const Axes& axes) {
+  PackedOperand operand;
+  operand.name = name;
+  PackParams& params = operand.params;
+  params.outer = n, params.inner = params.inner_valid = params.shift_rows = 1;
+  // The kernel's channels are pixels here, its positions channels: it packs what is not side by side.
+  params.channels = int(volume(axes)), params.padded = int(plane_pitch(dtype, axes)), params.positions = c;
+  params.from_outer = c * params.channels, params.from_channel = c, params.from_position = 1;
+  params.to_outer = c * params.padded, params.to_position = params.padded;
+  finish(operand, size_of(dtype), n * c * volume(axes));
+  return operand;
+}
+
+PackedOperand from_planes(DType dtype, int64_t n, int64_t c, const Axes& axes) {
+  PackedOperand operand;
+  operand.name = "workspace";
+  PackParams& params = operand.params;
+  const int64_t pitch = plane_pitch(dtype, axes);
+  params.outer = n, params.inner = params.inner_valid = params.shift_rows = 1;
+  params.channels = params.padded = int(c), params.positions = volume(axes);
+  params.from_outer = c * pitch, params.from_channel = pitch, params.from_position = 1;
+  params.to_outer = c * params.positions, params.to_position = c;
+  finish(operand, size_of(dtype), n * c * pitch);
+  operand.bytes = n * c * params.positions * size_of(dtype);
+  params.vector_stores = c * size_of(dtype) % 16 == 0;
+  return operand;
+}
 
 Lowering as_given(const ConvProblem& p) {
   Lowering lowering;
@@ -240,11 +277,14 @@ std::string Lowering::describe() const {
   return unpacks ? text + ", unpacks the result" : text;
 }
 
+std::string refuse_packing(const PackedOperand& operand) {
+  if (!operand.is_packed || blocks_of(operand) <= largest_grid) return "";
+  return concat("packing ", operand.name, " needs more than 2^31 - 1 blocks");
+}
+
 std::string refuse_packing(const Lowering& lowering) {
-  for (const PackedOperand* operand : {&lowering.a, &lowering.b})
-    if (operand->is_packed && blocks_of(*operand) > largest_grid)
-      return concat("packing ", operand->name, " needs more than 2^31 - 1 blocks");
-  return "";
+  auto reason = refuse_packing(lowering.a);
+  return reason.empty() ? refuse_packing(lowering.b) : reason;
 }
 
 ConvArgs pack(const Lowering& lowering, const ConvArgs& args) {
@@ -270,11 +310,13 @@ void unpack(const Lowering& lowering, const ConvArgs& args, int64_t slices) {
   dtype == DType::bf16 ? launch_unpack<bf16>(launch, now) : launch_unpack<float>(launch, now);
 }
 
+Cost packing_cost(const PackedOperand& operand, DType dtype) {
+  return operand.is_packed ? roofline(dtype, {1, 0, 1, double(operand.from_bytes + operand.bytes)}) : Cost{};
+}
+
 Cost packing_cost(const Lowering& lowering) {
-  Cost cost;
   const DType dtype = lowering.inner.dtype;
-  for (const PackedOperand* operand : {&lowering.a, &lowering.b})
-    if (operand->is_packed) cost = cost + roofline(dtype, {1, 0, 1, double(operand->from_bytes + operand->bytes)});
+  Cost cost = packing_cost(lowering.a, dtype) + packing_cost(lowering.b, dtype);
   if (lowering.unpacks) cost = cost + roofline(dtype, {1, 0, 1, 4.0 * double(lowering.inner.w_elements())});
   return cost;
 }

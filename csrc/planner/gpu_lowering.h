@@ -24,6 +24,17 @@ struct Fold {
   int64_t factor = 1, front = 0, taps = 1;  // taps: along the width, zeros included
 };
 
+// Why it cannot be packed; empty if it can, or need not.
+std::string refuse_packing(const PackedOperand& operand);
+Cost packing_cost(const PackedOperand& operand, DType dtype);
+// Launches it from `from` to `to`, which errors call by this name.
+void run(const PackedOperand& operand, DType dtype, const void* from, void* to, const char* name, void* stream);
+
+// For kernels that read planes: a tensor [N, C, axes], channels last, as planes `plane_pitch` elements apart, and back.
+int64_t plane_pitch(DType dtype, const Axes& axes);
+PackedOperand to_planes(const char* name, DType dtype, int64_t n, int64_t c, const Axes& axes);
+PackedOperand from_planes(DType dtype, int64_t n, int64_t c, const Axes& axes);
+
 struct Lowering {
   ConvProblem outer;  // as given, `merged` groups taken as one
   ConvProblem inner;  // what the kernel computes: channels last, whole vectors of channels a group
