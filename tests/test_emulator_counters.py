@@ -44,8 +44,9 @@ WARP = {"block": (32, 1, 1)}
 def test_sectors_of_a_load(kernel: str, stride: int, first: int, sectors: int, ideal: int):
     counted = count(kernel, [stride, first, 1], **WARP)
     size = int(kernel.rsplit("_", 1)[1])
-    assert counted["global_load"] == {"requests": 1, "sectors": sectors, "ideal": ideal, "bytes": 32 * size}
-    assert counted["global_store"] == {"requests": 1, "sectors": size, "ideal": size, "bytes": 32 * size}
+    once = {"requests": 1, "bytes": 32 * size}
+    assert counted["global_load"] == once | {"sectors": sectors, "ideal": ideal, "distinct": sectors}
+    assert counted["global_store"] == once | {"sectors": size, "ideal": size, "distinct": size}
 
 
 def test_a_tensor_that_starts_off_a_sector_costs_one_more():
@@ -60,6 +61,7 @@ def test_a_loop_makes_a_request_a_turn_and_warps_do_not_mix():
         "requests": requests,
         "sectors": 4 * requests,
         "ideal": 4 * requests,
+        "distinct": 4 * requests,
         "bytes": 128 * requests,
     }
     assert (counted["launches"], counted["blocks"], counted["threads"]) == (1, 3, 288)
@@ -68,13 +70,20 @@ def test_a_loop_makes_a_request_a_turn_and_warps_do_not_mix():
 def test_lanes_that_are_off_make_no_traffic():
     counted = count("ragged", **WARP)["global_load"]
     # 16 even lanes; then turns of 24, 16 and 8 lanes. Each touches all 4 sectors, where 2, 3, 2 and 1 could do.
-    assert counted == {"requests": 4, "sectors": 16, "ideal": 2 + 3 + 2 + 1, "bytes": 4 * (16 + 24 + 16 + 8)}
+    # The block asked for 4 of them only, over and over.
+    assert counted == {
+        "requests": 4,
+        "sectors": 16,
+        "ideal": 2 + 3 + 2 + 1,
+        "distinct": 4,
+        "bytes": 4 * (16 + 24 + 16 + 8),
+    }
 
 
 def test_a_predicate_inside_keeps_lanes_in_step():
     counted = count("alternating", **WARP)
     for space in ("global_load", "global_store"):
-        assert counted[space] == {"requests": 4, "sectors": 16, "ideal": 8, "bytes": 4 * 16 * 4}
+        assert counted[space] == {"requests": 4, "sectors": 16, "ideal": 8, "distinct": 16, "bytes": 4 * 16 * 4}
 
 
 @pytest.mark.parametrize(
@@ -117,7 +126,7 @@ def test_what_else_is_counted():
     assert counted["mma"] == 4
     assert counted["mma_flops"] == 4 * 2 * 16 * 8 * 16
     assert counted["barriers"] == 4
-    assert counted["global_atomic"] == {"requests": 4, "sectors": 4, "ideal": 4, "bytes": 2 * 64 * 4}
+    assert counted["global_atomic"] == {"requests": 4, "sectors": 4, "ideal": 4, "distinct": 2, "bytes": 2 * 64 * 4}
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -484,32 +484,47 @@ def counted(case: ConvCase, pass_: str, dtype: str, layout: str) -> tuple[dict, 
     return _emulator.counters()[f"{KERNEL}_{pass_}"], moved
 
 
-def assert_budget(case: ConvCase, dtype: str) -> None:
-    """Global memory: source and result once, halo, filters and broken sectors at most 15 % (20 % where windows of 5 x 5
-    move by 2). Every sample's blocks ask for the filters, DRAM is asked for them once a batch. Shared memory: next to
-    no bank conflicts of stride 1.
+def halo(case: ConvCase, pass_: str, plan: object) -> tuple[int, float]:
+    """The tiles that a plane is cut into; what they stage of their source beyond all of it, as a part of it."""
+    tiles, staged = 1, 1.0
+    tile = [int(each) for each in found(plan, r"tile \d+x(\d+x\d+)").split("x")]
+    for i, outputs in enumerate(tile):
+        s, r, d = case.stride[i], case.filter[i], case.dilation[i]
+        if pass_ == "fprop":
+            source, result, reach = case.input[i], case.output[i], (outputs - 1) * s + (r - 1) * d + 1
+        else:
+            source, result = case.output[i], case.input[i]
+            met = {h + case.padding_low[i] - t * d for h in range(outputs) for t in range(r)}
+            met = {each // s for each in met if each % s == 0}
+            reach = max(met) - min(met) + 1
+        tiles *= -(-result // outputs)
+        staged *= -(-result // outputs) * min(reach, source) / source
+    return tiles, staged - 1
+
+
+def assert_budget(case: ConvCase, dtype: str, conflicts: float = 1.1) -> None:
+    """Global memory, in sectors that blocks ask for: source and result once, filters and broken sectors at most 15 %
+    above, halos at most 30 %. Every block asks for its filters, DRAM is asked for them once a batch. Shared
+    memory: at most so many wavefronts for each that the requests need.
     """
     case = replace(case, n=32)
     for layout in LAYOUTS:
         for pass_ in GATHERS:
             row, moved = counted(case, pass_, dtype, layout)
-            sectors = row["global_load"]["sectors"] + row["global_store"]["sectors"]
+            sectors = row["global_load"]["distinct"] + row["global_store"]["distinct"]
+            plan = Driver(_emulator, "cpu").conv_plan(case, pass_, dtype, layout, KERNEL)
+            tiles, rims = halo(case, pass_, plan)
             filters = case.c * case.filter[0] * case.filter[1] * DTYPES[dtype].itemsize
-            ratio = (sectors * 32 - filters * (1 - 1 / case.n)) / moved
-            where = (case.name, pass_, dtype, layout, ratio)
-            assert ratio <= (1.2 if case.stride[0] == 2 and case.filter[0] == 5 else 1.15), where
-            conflicts = {each: row[each]["wavefronts"] / row[each]["ideal"] for each in ("shared_load", "shared_store")}
-            assert all(conflicts[each] <= allowed(case, layout, each) for each in conflicts), (where, conflicts)
-
-
-def allowed(case: ConvCase, layout: str, access: str) -> float:
-    """Lanes whose column of the source is padding skip a tap, and the emulator then counts them beside lanes that are
-    one tap behind, as the GPU would not; nor do dgrad's two phases meet the same taps. Channels first, every second
-    column goes to the other half of its row.
-    """
-    if case.stride[0] == 2:
-        return 2.4 if access == "shared_store" else 1.7 if layout == "nchw" else 1.3
-    return 1.35 if case.input[0] <= 14 else 1.1
+            ratio = (sectors * 32 - filters * (tiles - 1 / case.n)) / moved
+            source = case.input if pass_ == "fprop" else case.output
+            part = source[0] * source[1] / (case.input[0] * case.input[1] + case.output[0] * case.output[1])
+            where = (case.name, pass_, dtype, layout, plan.detail, ratio)
+            assert ratio <= 1.3 and ratio - part * rims <= 1.15, where
+            shared = [row["shared_load"], row["shared_store"]]
+            banks = sum(each["wavefronts"] for each in shared) / sum(each["ideal"] for each in shared)
+            # Channels first, planes of 7 x 7: sums are put in rows and leave in planes, and no pitch suits both.
+            narrow = layout == "nchw" and dtype == "float32" and case.input[1] == 7
+            assert banks <= (1.16 if narrow else conflicts), (where, banks)
 
 
 NETWORK_CASES = [pytest.param(case, id=f"{name} {case.name}") for name, cases in LAYERS.items() for case in cases]
@@ -524,8 +539,8 @@ def test_scaling_of_efficientnet() -> None:
 def test_layers_of_networks_move_little(driver: Driver) -> None:
     if driver.device != "cpu":
         pytest.skip("cuda: nothing is counted there")
-    for case in (MOBILENET_V2[4], MOBILENET_V2[8], MOBILENET_V2[9]):
-        assert_budget(case, "float16")
+    for i, dtype in ((4, "float16"), (8, "float16"), (9, "float16"), (1, "float32"), (3, "float32"), (5, "float32"), (8, "float32")):
+        assert_budget(MOBILENET_V2[i], dtype)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -550,4 +565,7 @@ def test_weight_gradient_reads_once(layout: str, filter: int) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("case", NETWORK_CASES)
 def test_every_layer_of_networks_moves_little(case: ConvCase, dtype: str) -> None:
-    assert_budget(case, dtype)
+    """Rows of EfficientNet-B1 to B7 are odd, or no whole warps: lanes run on into the next row or strip, and no pitch
+    suits copies and strips alike.
+    """
+    assert_budget(case, dtype, conflicts=1.1 if case.input[1] % 28 == 0 or case.input[1] in (7, 14) else 1.3)

@@ -6,6 +6,9 @@
 //   warp_sum(v), warp_max(v)          over the full warp, by a butterfly: the same order, so the same bits, in every
 //   lane
 // None of them orders memory: that is sync_warp's task.
+//   lanes_wait                        lanes that skip a part of the code wait where it ends for the others. The
+//                                     emulator's run on, and their next accesses would be counted as one request with
+//                                     the others' present ones: they go through it, predicates off.
 #pragma once
 
 #include "device/sync.h"
@@ -19,6 +22,7 @@ namespace fastconv::device {
 
 #if defined(FASTCONV_EMULATOR)
 
+constexpr bool lanes_wait = false;
 inline int lane_id() { return emulator::self().lane; }
 inline int warp_id() { return emulator::self().warp; }
 
@@ -62,6 +66,7 @@ namespace detail {
 FC_DEVICE int linear_thread() { return threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z); }
 }  // namespace detail
 
+constexpr bool lanes_wait = true;
 FC_DEVICE int lane_id() { return detail::linear_thread() % 32; }
 FC_DEVICE int warp_id() { return detail::linear_thread() / 32; }
 

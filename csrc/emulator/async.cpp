@@ -28,7 +28,7 @@ void cp_async(uint32_t to, const void* from, int bytes, Site site) {
   Thread& me = self();
   Block& block = *me.block;
   block.shared.check(to, bytes, "cp.async", site);
-  if (from) check_global(from, bytes, Access::load, site);
+  from ? check_global(from, bytes, Access::load, site) : skip_global(bytes, Access::load, site);
   check_pending(to, bytes, "cp.async", site);
   if (block.races) block.races->access(to, bytes, Access::store, site);
   if (block.counting) block.warp(me.warp).log.record(site, Space::shared_store, bytes, me.lane, to, block.counters);

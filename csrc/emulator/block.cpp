@@ -47,6 +47,7 @@ void Block::start(Grid& grid_, int64_t linear) {
   counters = {};
   counters.blocks = 1, counters.threads = thread_count_;
   counting = grid->settings.count;
+  for (SectorSet& each : sectors) each.clear();
   races = nullptr;
   if (grid->settings.race_check) {
     if (!races_) races_ = std::make_unique<SharedRaces>();

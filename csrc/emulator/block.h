@@ -111,6 +111,7 @@ class Block {
   int recent_region = 0;
   bool counting = false;
   Counters counters;
+  SectorSet sectors[3];          // loaded, stored, updated atomically
   SharedRaces* races = nullptr;  // null: not asked for
   uint32_t epoch = 0;            // counts sync_threads
 

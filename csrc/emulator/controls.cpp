@@ -47,6 +47,7 @@ py::dict counters() {
       space["requests"] = traffic.requests;
       space[is_shared(Space(i)) ? "wavefronts" : "sectors"] = traffic.units;
       space["ideal"] = traffic.ideal, space["bytes"] = traffic.bytes;
+      if (!is_shared(Space(i))) space["distinct"] = traffic.distinct;
       row[name_of(Space(i))] = space;
     }
     kernels[py::str(kernel)] = row;
@@ -65,7 +66,8 @@ void bind_backend_extras(py::module_& m) {
         "configure(**before) restores them.");
   m.def("counters", &counters,
         "What each kernel asked of memory since reset_counters(): a dict by kernel name of global_load, global_store, "
-        "global_atomic (requests, sectors, ideal, bytes), shared_load, ... (requests, wavefronts, ideal, bytes), and "
+        "global_atomic (requests, sectors, distinct, ideal, bytes), shared_load, ... (requests, wavefronts, ideal, "
+        "bytes), and "
         "totals.");
   m.def("reset_counters", &reset_counters);
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <mutex>
+#include <utility>
 
 namespace fastconv::emulator {
 
@@ -19,6 +20,7 @@ Counters& Counters::operator+=(const Counters& other) {
     traffic[i].units += other.traffic[i].units;
     traffic[i].ideal += other.traffic[i].ideal;
     traffic[i].bytes += other.traffic[i].bytes;
+    traffic[i].distinct += other.traffic[i].distinct;
   }
   return *this;
 }
@@ -98,6 +100,29 @@ void tally(Space space, int bytes, uint32_t lanes, const uint32_t* address, Traf
     for (int i = 0; i < count; ++i) touched[i] /= 32;
     traffic.units += std::unique(touched, touched + count) - touched;
   }
+}
+
+bool SectorSet::insert(uint64_t sector) {
+  const uint64_t entry = stamp_ << sector_bits | sector;
+  size_t slot = size_t((sector * 0x9e3779b97f4a7c15u) >> 32) % table_.size();
+  for (; table_[slot] >> sector_bits == stamp_; slot = (slot + 1) % table_.size())
+    if (table_[slot] == entry) return false;
+  table_[slot] = entry;
+  if (2 * ++count_ > table_.size()) grow();
+  return true;
+}
+
+void SectorSet::grow() {
+  const std::vector<uint64_t> before(4 * table_.size());
+  std::vector<uint64_t> kept = std::exchange(table_, before);
+  count_ = 0;
+  for (uint64_t entry : kept)
+    if (entry >> sector_bits == stamp_) insert(entry & ((uint64_t(1) << sector_bits) - 1));
+}
+
+void SectorSet::clear() {
+  count_ = 0, last_ = ~uint64_t(0);
+  if (++stamp_ >> (64 - sector_bits)) std::fill(table_.begin(), table_.end(), uint64_t(0)), stamp_ = 1;
 }
 
 size_t WarpLog::find(Site site, Space space, int bytes, Counters& counters) {

@@ -20,9 +20,10 @@ const char* name_of(Space space);
 
 struct Traffic {
   int64_t requests = 0;
-  int64_t units = 0;  // sectors or wavefronts
-  int64_t ideal = 0;  // the fewest units that could carry the distinct bytes of each request
-  int64_t bytes = 0;  // of all lanes
+  int64_t units = 0;     // sectors or wavefronts
+  int64_t ideal = 0;     // the fewest units that could carry the distinct bytes of each request
+  int64_t bytes = 0;     // of all lanes
+  int64_t distinct = 0;  // sectors, of which each block counts each once
 };
 
 struct Counters {
@@ -33,6 +34,25 @@ struct Counters {
   Traffic traffic[space_count];
 
   Counters& operator+=(const Counters& other);
+};
+
+// The sectors that a block has asked for: what L2 is asked for where L1 keeps them.
+class SectorSet {
+ public:
+  bool add(uint64_t sector) {  // whether it is new
+    if (sector == last_) return false;
+    last_ = sector;
+    return insert(sector);
+  }
+  void clear();
+
+ private:
+  bool insert(uint64_t sector);
+  void grow();
+  static constexpr int sector_bits = 40;
+  uint64_t last_ = ~uint64_t(0), stamp_ = 1;
+  size_t count_ = 0;
+  std::vector<uint64_t> table_ = std::vector<uint64_t>(1024);  // stamp, sector; a power of two
 };
 
 // The accesses of one warp's lanes, on their way to becoming requests.

@@ -72,6 +72,7 @@ void observe_global(const void* p, int bytes, Access access, Site site) {
   // multiple keeps regions apart.
   const uint64_t place = offset + block.recent_begin % 16 + uint64_t(block.recent_region) * 0x9e3779a0u;
   block.warp(me.warp).log.record(site, Space(int(access)), bytes, me.lane, uint32_t(place), block.counters);
+  block.counters.traffic[int(access)].distinct += block.sectors[int(access)].add(place / 32);
 }
 
 void observe_skip(int bytes, Space space, Site site) {

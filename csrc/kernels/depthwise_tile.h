@@ -46,6 +46,13 @@ FC_DEVICE int column_place(const DepthwiseTile& t, int column) {
   return t.half > 0 ? (column >> 1) + (column & 1) * t.half : column;
 }
 
+// The first column of a row's copies, of which lanes take one each. Of halves, lanes of channels walk one, then the
+// other (a column's channels are whole sectors); lanes of columns walk both at once, 16 banks apart.
+FC_DEVICE int copied_column(const DepthwiseTile& t, int copy) {
+  if (!t.by_halves) return copy * t.copy_columns;
+  return copy < t.half ? 2 * copy : 2 * (copy - t.half) + 1;
+}
+
 template <class T, int Bytes>
 FC_DEVICE void copy_patch(const DepthwiseTile& t, const TileBlock& block, const T* source, const Strides& strides,
                           const Shared<T>& patch) {
@@ -55,9 +62,9 @@ FC_DEVICE void copy_patch(const DepthwiseTile& t, const TileBlock& block, const 
     const int row = t.by_row_copies.divide(i), unit = t.by_row_copies.remainder(i, row);
     const int slice = t.by_rows.divide(row), y = t.by_rows.remainder(row, slice);
     const int plane = t.by_slices.divide(slice), z = t.by_slices.remainder(slice, plane);
-    const int column = t.by_channel_copies.divide(unit), c = t.by_channel_copies.remainder(unit, column) * vector;
-    const int x = column * t.copy_columns;
-    const bool on = plane < block.planes && block.first_channel + c < t.channels;
+    const int copy = t.by_channel_copies.divide(unit), c = t.by_channel_copies.remainder(unit, copy) * vector;
+    const int x = copied_column(t, copy);
+    const bool on = plane < block.planes && block.first_channel + c < t.channels && x < t.axis[2].patch;
     const T* from = source + (block.first_plane + plane) * t.outer_stride + block.first_channel + c +
                     padding_source(t.pad_mode, t.axis[0].source_extent, block.start[0] + z) * strides.axis[0] +
                     padding_source(t.pad_mode, t.axis[1].source_extent, block.start[1] + y) * strides.axis[1] +

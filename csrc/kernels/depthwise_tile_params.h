@@ -33,11 +33,13 @@ struct DepthwiseTile {
   int channels, chunk;          // of a plane (channels first: 1), of them in a block
   int row_pitch, slice_pitch, plane_pitch;
   PadMode pad_mode;
-  int half;     // channels of stride 2: the odd columns lie this many after the even ones; 0: as in the source
+  int half;     // stride 2: the odd columns lie this many after the even ones; 0: as in the source
   int aligned;  // patches start at multiples of this many columns
   Divisor by_channel_blocks;
   // The copies to shared memory, `copy_bytes` each: of a row, and of one column's channels.
   int copy_bytes, copy_columns, row_copies;
+  bool by_halves;   // copies of the even columns come first
+  int copies_unit;  // row_copies is a multiple of it
   Divisor by_row_copies, by_channel_copies, by_rows, by_slices;
 };
 
@@ -56,6 +58,7 @@ struct DepthwiseTiledParams {
   int patch_bytes;  // from the start of shared memory to the zero row, which the patch follows
   // The work of a block, fastest first: channel vectors, columns, planes, slices, strips.
   int pairs;                    // channels last, two phases: the even columns come first, so many; 0: in order
+  int least_columns;            // of the filter, that every lane goes through: those of both phases stay together
   int work, strips, positions;  // strips of a phase of the height, and its positions
   Divisor by_vectors, by_columns, by_planes, by_depth, by_spacing;
   // Channels first, narrow rows: sums go through shared memory, from out_bytes on, so that they leave side by side.

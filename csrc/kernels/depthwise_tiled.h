@@ -13,8 +13,8 @@
 // add up the channels of gy that one of x made.
 //
 // Lanes run along the row as it lies in memory: columns (channels first), or channels, then columns. Rows outside the
-// source are one row of zeros; columns outside are skipped. Filters lie in shared memory as in the tensor, with an odd
-// pitch: lanes of different channels meet in no bank.
+// source are one row of zeros; columns outside are skipped. Filters lie in shared memory as in the tensor, with an
+// odd pitch: lanes of different channels meet in no bank.
 //
 // Traffic: the source once and the halo, the result once. 2 * R * S FLOP an output.
 #pragma once
@@ -33,18 +33,20 @@ struct StripWeights {
 
 template <class T, int V, int Taps, int Step>
 FC_DEVICE void add_rows(accumulator_t<T> (&sum)[depthwise_strip][V], const Shared<T>& patch,
-                        const int (&row)[(depthwise_strip - 1) * Step + Taps], int column,
+                        const int (&row)[(depthwise_strip - 1) * Step + Taps], int column, bool on,
                         const StripWeights<accumulator_t<T>>& weights, int tap, int tap_step) {
   using A = accumulator_t<T>;
+  if (lanes_wait && !on) return;
   A weight[Taps][V];
   FC_UNROLL
   for (int n = 0; n < Taps; ++n) {
     FC_UNROLL
-    for (int v = 0; v < V; ++v) weight[n][v] = weights.filters.load(weights.at + v * weights.half + tap + n * tap_step);
+    for (int v = 0; v < V; ++v)
+      weight[n][v] = weights.filters.load_if(on, weights.at + v * weights.half + tap + n * tap_step);
   }
   FC_UNROLL
   for (int m = 0; m < (depthwise_strip - 1) * Step + Taps; ++m) {
-    const auto x = patch.template load_as<Vec<T, V>>(row[m] + column);
+    const auto x = patch.template load_as_if<Vec<T, V>>(on, row[m] + column);
     FC_UNROLL
     for (int n = 0; n < Taps; ++n) {
       const int l = (m - n) / Step;
@@ -115,10 +117,10 @@ struct Strip {
       row[m] = unsigned(at) < unsigned(down.patch) ? base + at * p.tile.row_pitch : 0;
     }
     FC_NO_UNROLL
-    for (int s = 0; s < across.taps->taps; ++s) {
+    for (int s = 0; s < max(across.taps->taps, p.least_columns); ++s) {
       const int x = across.source + s * a.spacing;
-      if (unsigned(x) >= unsigned(a.patch)) continue;
-      add_rows<T, V, Some, Step>(sum, patch, row, column_place(p.tile, x) * p.tile.chunk + channel, weights,
+      const bool on = s < across.taps->taps && unsigned(x) < unsigned(a.patch);
+      add_rows<T, V, Some, Step>(sum, patch, row, column_place(p.tile, x) * p.tile.chunk + channel, on, weights,
                                  tap + across.taps->filter_first + s * across.taps->filter_step, tap_step);
     }
   }

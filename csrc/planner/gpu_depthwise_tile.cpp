@@ -90,12 +90,29 @@ int64_t copy_unit(const ConvProblem& p, const DepthwiseTile& t) {
   return element;
 }
 
-// The least pitch, a multiple of `unit` from `pitch` on, with which a plane begins in the bank after the row's last;
-// `pitch` if there is none.
+// The least pitch, a multiple of `unit` from `pitch` on, with which a plane begins in the bank after the row's last.
 int64_t next_bank(int64_t pitch, int64_t row, int64_t banks, int64_t unit) {
-  for (int64_t found = pitch; found < pitch + banks; found += unit)
-    if ((found - row) % banks == 0) return found;
+  row = round_up(row, unit);
+  while ((pitch - row) % banks != 0) pitch += unit;
   return pitch;
+}
+
+// Channels first, single words, even and odd columns apart: sets `half` so that both are copied at once, and returns
+// the pitch with which rows follow each other. Lanes that run on into the next row find free banks there; or, where
+// strips are no whole warps and short, those that run on into the next strip do.
+int64_t split_rows(DepthwiseTile& t, const Cut& cut) {
+  const int64_t lanes = cut.tile[2] * cut.planes * cut.tile[0], rows = int64_t(strip) * t.axis[1].step;
+  const bool crossing = cut.tile[1] > strip && lanes % bank_words != 0 && lanes < 2 * t.axis[2].patch;
+  const bool by_strips = crossing && lanes % 2 == 0 && t.axis[1].spacing == 1;
+  // Rows of whole sectors may be copied by whole warps, which need no such pitch.
+  const bool whole = by_strips && t.axis[2].source_extent * 4 % sector_bytes == 0;
+  t.copies_unit = whole ? int(bank_words) : 2;
+  const int64_t evens = round_up(t.axis[2].patch, t.copies_unit) / 2;
+  t.half = int(evens + ((bank_words / 2 - evens) % bank_words + bank_words) % bank_words);
+  const int64_t least = t.half + evens;
+  for (int64_t pitch = least; pitch < least + bank_words; ++pitch)
+    if (by_strips ? (rows * pitch - lanes) % bank_words == 0 : (pitch - evens) % (bank_words / 2) == 0) return pitch;
+  return least;
 }
 
 // Of a block's plane of the result.
@@ -110,6 +127,9 @@ void set_work(DepthwiseTiledParams& params, const ConvProblem& p, const Cut& cut
   const int64_t planes = cut.planes * params.plane_spread;
   // Columns of one phase meet the same taps: lanes do not wait for each other.
   params.pairs = params.channels_last && params.tile.axis[2].phases == 2 ? int(ceil_div(cut.tile[2], 2)) : 0;
+  const TileAxis& across = params.tile.axis[2];
+  params.least_columns =
+      !params.channels_last && across.phases == 2 ? std::max(across.phase[0].taps, across.phase[1].taps) : 0;
   params.strips = int(strips.count), params.positions = int(strips.positions);
   params.work = int(vectors * cut.tile[2] * planes * cut.tile[0] * strips.count * down.phases);
   params.by_vectors = Divisor(vectors), params.by_columns = Divisor(cut.tile[2]);
@@ -339,20 +359,20 @@ int64_t lay_out(const ConvProblem& p, const TileAxes& axes, const Cut& cut, int6
     t.axis[i] = axes.axis[i], set_tile(t.axis[i], cut.tile[i], i == 2 ? t.aligned : 1, p.pad_mode);
   t.by_rows = Divisor(t.axis[1].patch), t.by_slices = Divisor(t.axis[0].patch);
   t.by_channel_blocks = Divisor(last ? ceil_div(t.channels, t.chunk) : 1);
-  const int64_t words = std::max<int64_t>(1, t.chunk * element / 4);
   int64_t columns = t.axis[2].patch;
   // Every second column: those together, or lanes meet in banks (two-byte columns do not).
-  t.half = 0;
-  if (t.axis[2].step == 2 && t.chunk * element >= 4) {
-    t.half = int(ceil_div(columns, 2));
-    for (int i = 0; i < bank_words && words * t.half % bank_words != (words % bank_words == 0 ? 0 : 16); ++i) ++t.half;
-    columns = 2 * t.half;
-  }
+  t.half = t.axis[2].step == 2 && t.chunk * element >= 4 ? int(ceil_div(columns, 2)) : 0;
+  t.by_halves = last && t.half > 0, t.copies_unit = 1;
+  if (t.half > 0) columns = 2 * t.half;
   t.copy_bytes = int(copy_unit(p, t));
+  const int64_t unit = t.copy_bytes / element;
+  const int64_t row_pitch = t.half > 0 && !last ? split_rows(t, cut) : round_up(columns * t.chunk, unit);
   set_copies(t, last, p.dtype, nullptr);
-  const int64_t unit = t.copy_bytes / element, row_pitch = round_up(columns * t.chunk, unit);
   // Lanes that run on into the next plane find the next bank there.
-  const int64_t row = cut.tile[2] * t.chunk * (t.half > 0 ? 1 : t.axis[2].step) / t.axis[2].phases;
+  int64_t row = ceil_div(cut.tile[2] * (t.half > 0 ? 1 : t.axis[2].step), t.axis[2].phases) * t.chunk;
+  // Lanes that do not fill the banks leave one free: rows share no word, those of two phases reach one further.
+  if (!last && (t.axis[2].phases == 2 || (element == 2 && t.axis[2].step == 1)))
+    row = (ceil_div(row * element, 4) + 1) * 4 / element;
   int64_t pitch = row_pitch * t.axis[1].patch * t.axis[0].patch;
   if (t.planes > 1) pitch = next_bank(pitch, row, bank_elements, unit);
   const int64_t bytes = (row_pitch + pitch * t.planes) * element;
@@ -390,6 +410,7 @@ void set_copies(DepthwiseTile& t, bool channels_last, DType dtype, const void* s
   const int elements = int(t.copy_bytes / element), channels = channels_last ? t.chunk / elements : 1;
   t.copy_columns = channels_last ? 1 : elements;
   t.row_copies = channels_last ? t.axis[2].patch * channels : int(ceil_div(t.axis[2].patch, elements));
+  t.row_copies = int(round_up(t.row_copies, t.copies_unit));
   t.by_row_copies = Divisor(t.row_copies), t.by_channel_copies = Divisor(channels);
 }
 
