@@ -369,6 +369,10 @@ POOL_RIGOROUS = (
         for case in _adaptives(f"{i} to {o}", 2, 9, (i, 7), (o, 3))
     ),
     *_adaptives("window of 22x20", 1, 9, (65, 59), 3),
+    *_pools("global of six", 3, 5, (2, 3), (2, 3)),
+    *_pools("global 19x23", 2, 9, (19, 23), (19, 23)),
+    *_pools("global 3d", 1, 9, (5, 3, 7), (5, 3, 7)),
+    *_pools("2x2 of many planes", 3, 11, (14, 10), 2),
     *_pools("1d wide", 2, 3, (257,), 4, 3, 2),
     *_pools("3d ceil", 2, 3, (7, 6, 5), 3, 2, 1, ceil_mode=True),
 )  # fmt: skip

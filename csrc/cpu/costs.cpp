@@ -146,11 +146,26 @@ Rate pool_rows_rate(const PoolProblem& p, Pass pass) {
 // Whole planes (cpu/windows.h): per element and per plane; narrow rows fill no vector.
 Rate pool_planes_rate(const PoolProblem& p, Pass pass) {
   const double elements = double(p.x_elements() + p.y_elements()), rows = double(p.n * p.c * p.in[0] * p.in[1]);
-  const bool one_run = volume(p.out) == 1;
   const double windows = double(p.y_elements()) * 6 / elements;
-  if (pass == Pass::fprop && one_run) return {1.7, 0.085 + 18 * double(p.n * p.c) / elements, 0};
+  if (by_one_run(p)) {
+    if (pass != Pass::fprop) return {1.7, 0.25, 0};
+    if (p.kind == PoolKind::max) return {1.7, 0.13 + 10 * double(p.n * p.c) / elements, 0};
+    return {1.7, 0.085 + 12 * double(p.n * p.c) / elements, 0};
+  }
   if (pass == Pass::fprop) return {1.7, 0.1 + windows + 4 * rows / elements, 0};
   return {1.7, 0.2 + windows + (6 * rows + double(p.n * p.c) * 1.5 * double(p.out[1] * p.in[2])) / elements, 0};
+}
+
+// Vectors of planes side by side: per element, and per pixel written.
+Rate pool_beside_rate(const PoolProblem& p, Pass pass) {
+  const double windows = double(p.y_elements()) / double(p.x_elements() + p.y_elements());
+  return pass == Pass::fprop ? Rate{1.7, 0.21 + 1.6 * windows, 0.02} : Rate{1.7, 0.3 + 5 * windows, 0};
+}
+
+// PyTorch's averages of planes: per window and per element of it, either way.
+Rate aten_average_rate(const PoolProblem& p, Pass pass) {
+  if (by_one_run(p) && pass != Pass::fprop) return {3, 0.5, 0};
+  return {2.5, 0, 0.7 + 7 / double(volume(p.window))};
 }
 
 Rate pool_rate(const PoolProblem& p, Pass pass, Maker maker) {
@@ -168,8 +183,9 @@ Rate pool_rate(const PoolProblem& p, Pass pass, Maker maker) {
     return nchw ? Rate{1.8, 1, 3.8} : Rate{2, 0.12, 0.1};
   }
   if (maker == Maker::fast) {
-    if (by_whole_planes(p)) return pool_planes_rate(p, pass);
-    if (maximum && pass == Pass::dgrad && by_tiles(p) && !nchw && p.x_elements() >= 16 * p.y_elements())
+    if (by_planes_beside(p, pass)) return pool_beside_rate(p, pass);
+    if (by_whole_planes(p) && !(maximum && pass == Pass::dgrad)) return pool_planes_rate(p, pass);
+    if (maximum && pass == Pass::dgrad && by_tiles(p) && p.x_elements() >= 16 * p.y_elements())
       return {2.5, 0.12 + 2 * double(p.y_elements()) / double(p.x_elements()), 0};  // nearly all zeros
     if (maximum && pass == Pass::dgrad && by_tiles(p))
       return {2.5, 0.25 + (nchw ? 0.75 : 0.9) * double(p.y_elements()) / double(p.x_elements() + p.y_elements()), 0};
@@ -185,8 +201,8 @@ Rate pool_rate(const PoolProblem& p, Pass pass, Maker maker) {
   }
   if (maximum && pass == Pass::fprop) return nchw ? Rate{6, 0, 2.9} : Rate{8, 0.12, 0.15};
   if (maximum) return {8, 0.5 + 0.25 * double(p.y_elements()) / double(p.x_elements() + p.y_elements()), 0};
-  if (pass == Pass::fprop) return nchw ? Rate{2.5, 0.024, 1.1} : Rate{3, 0.13, 0.1};
-  return nchw ? Rate{7, 0.044, 1} : Rate{8, 0.28, 0.12};
+  if (nchw) return aten_average_rate(p, pass);
+  return pass == Pass::fprop ? Rate{3, 0.13, 0.1} : Rate{8, 0.28, 0.12};
 }
 
 Cost pool_pass_cost(const PoolProblem& p, Pass pass, const PlanOptions& options, Maker maker) {

@@ -15,7 +15,7 @@ constexpr int64_t kMostTileBytes = 2 << 20;  // at most
 int64_t plane_bytes(const PoolProblem& p) { return volume(p.in) * accumulator_size(p.dtype); }
 
 bool is_sparse(const PoolProblem& p) {
-  if (p.layout == Layout::nchw || p.is_adaptive() || p.x_elements() < 16 * p.y_elements()) return false;
+  if (p.is_adaptive() || p.x_elements() < 16 * p.y_elements()) return false;
   for (int i = 0; i < 3; ++i)
     if (p.stride[i] < (p.window[i] - 1) * p.dilation[i] + 1 && p.out[i] > 1) return false;
   return true;
@@ -64,7 +64,10 @@ MaxGradientPlan::MaxGradientPlan(const PoolProblem& problem) : windows_(problem,
   q.in_place = nchw && q.every && !q.stream && size_of(p.dtype) == accumulator_size(p.dtype);
   q.sparse = is_sparse(problem);
   q.planes = p.n * p.c;
-  q.group = q.sparse ? p.c : !nchw ? std::min(p.c, kTileChannels) : 2 * plane_bytes(problem) <= kTileBytes ? 2 : 1;
+  q.group = q.sparse                                 ? (nchw ? 1 : p.c)
+            : !nchw                                  ? std::min(p.c, kTileChannels)
+            : 2 * plane_bytes(problem) <= kTileBytes ? 2
+                                                     : 1;
 }
 
 int64_t MaxGradientPlan::tasks() const {

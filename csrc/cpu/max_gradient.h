@@ -13,7 +13,7 @@ namespace fastconv::cpu {
 struct MaxGradient {
   Pooling problem;
   bool every;              // no window lies beside the input: all have a winner
-  bool sparse;             // NHWC: windows apart from each other, gx nearly all zeros; a task is a sample, in place
+  bool sparse;             // windows apart from each other, gx nearly all zeros; a task is a plane or sample, in place
   bool stream, in_place;   // gx is too large to stay in cache; its planes are the tiles
   int64_t planes;          // NCHW: n * c
   int64_t group;           // a task is so many planes of all, or channels of a sample in NHWC

@@ -69,7 +69,7 @@ std::string refuse_vector(const PoolProblem& p, Pass pass, const PlanOptions& op
   if (!reason.empty()) return reason;
   if (pass >= Pass::gather) return concat(name_of(pass), " moves one element an output, wherever it lies");
   const bool scatters = scatters_maxima(p, pass);
-  if (p.per[2] > 1 && !by_channels(p) && !by_whole_planes(p) && !scatters)
+  if (p.per[2] > 1 && !by_channels(p) && !by_whole_planes(p) && !by_planes_beside(p, pass) && !scatters)
     return "adaptive windows along the rows: their starts are not evenly spaced";
   if (scatters && !refuse_max_gradient(p).empty()) return refuse_max_gradient(p);
   return refuse_windows(p, pass);
@@ -98,12 +98,14 @@ Prepared<PoolProblem> prepare_tiles(const PoolProblem& p, const PlanOptions& opt
 Prepared<PoolProblem> prepare_vector(const PoolProblem& p, Pass pass, const PlanOptions& options) {
   if (scatters_maxima(p, pass)) return prepare_tiles(p, options);
   const auto plan = std::make_shared<const WindowPlan>(p, pass);
-  const bool maximum = p.kind == PoolKind::max, channels = by_channels(p);
+  const bool maximum = p.kind == PoolKind::max, beside = by_planes_beside(p, pass), channels = beside || by_channels(p);
   const Task kernel = maximum ? (channels ? kernels().max_pool_channels : kernels().max_pool_rows)
                               : (channels ? kernels().average_pool_channels : kernels().average_pool_rows);
   const WindowPooling& task = plan->pooling();
   const AxisMap(&axis)[3] = task.problem.axis;
-  const int64_t tasks = task.whole_planes
+  const int64_t side_by_side = kernels().vector_bytes / accumulator_size(p.dtype);
+  const int64_t tasks = beside ? (task.planes + side_by_side - 1) / side_by_side
+                        : task.whole_planes
                             ? task.planes
                             : axis[0].out * (channels ? task.planes * axis[1].out
                                                       : (task.planes + task.group - 1) / task.group * task.bands);
@@ -115,14 +117,15 @@ Prepared<PoolProblem> prepare_vector(const PoolProblem& p, Pass pass, const Plan
             run.problem.src = args.src, run.problem.dst = args.dst;
             run.problem.offsets = offsets ? args.offsets : nullptr;
             run.problem.indices = indices ? args.indices : nullptr;
-            run.stream = large && aligned(args.dst);
+            run.stream = large && !beside && aligned(args.dst);
             parallel_for(tasks, tasks / 64 + 1, threads, kernel, &run);
           },
           0,
           concat(threads, " thread", threads == 1 ? "" : "s", ", ", tasks,
-                 task.whole_planes ? " planes"
-                 : channels        ? " rows of vectors of channels"
-                                   : " bands of vectors along the rows")};
+                 beside              ? " vectors of planes"
+                 : task.whole_planes ? " planes"
+                 : channels          ? " rows of vectors of channels"
+                                     : " bands of vectors along the rows")};
 }
 
 }  // namespace

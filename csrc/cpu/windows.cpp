@@ -8,9 +8,10 @@
 namespace fastconv::cpu {
 namespace {
 
-constexpr int64_t kLineElements = 256;      // planes lie side by side until a line has this many
-constexpr int64_t kLinesBudget = 24 << 10;  // bytes of source lines: they stay in L1
-constexpr int64_t kTableLimit = 1 << 20;    // outputs of an axis, and outputs times taps / 16
+constexpr int64_t kLineElements = 256;       // planes lie side by side until a line has this many
+constexpr int64_t kLinesBudget = 24 << 10;   // bytes of source lines: they stay in L1
+constexpr int64_t kBesideBytes = 192 << 10;  // of planes side by side: they stay in L2
+constexpr int64_t kTableLimit = 1 << 20;     // outputs of an axis, and outputs times taps / 16
 
 int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0); }
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -30,6 +31,12 @@ WindowPlan::WindowPlan(const PoolProblem& problem, Pass pass) {
   const bool nchw = p.layout == Layout::nchw;
   pooling_.planes = nchw ? p.n * p.c : p.n, pooling_.pixel = nchw ? 1 : p.c;
   for (int axis = 0; axis < 3; ++axis) make_spans(axis);
+  const auto most = [](const std::vector<Span>& spans) {
+    int64_t count = 1;
+    for (const Span& span : spans) count = std::max<int64_t>(count, span.count);
+    return count;
+  };
+  pooling_.tap_rows = most(spans_[0]) * most(spans_[1]);
   const AxisMap(&forward)[3] = p.forward;
   for (int64_t t = 0; t < forward[0].taps; ++t)
     for (int64_t r = 0; r < forward[1].taps; ++r)
@@ -37,8 +44,9 @@ WindowPlan::WindowPlan(const PoolProblem& problem, Pass pass) {
         places_.push_back((t * forward[0].step * forward[1].in + r * forward[1].step) * forward[2].in +
                           s * forward[2].step);
   pooling_.places = places_.data();
-  pooling_.whole_planes = by_whole_planes(problem);
-  if (pooling_.whole_planes || (problem.kind == PoolKind::max && p.backward)) return;
+  pooling_.whole_planes = by_whole_planes(problem), pooling_.one_run = by_one_run(problem);
+  pooling_.beside = by_planes_beside(problem, pass);
+  if (pooling_.beside || pooling_.whole_planes || (problem.kind == PoolKind::max && p.backward)) return;
   if (!p.axis[2].adaptive) make_lines();
   make_bands(accumulator_size(p.dtype));
 }
@@ -117,10 +125,26 @@ void WindowPlan::make_bands(int64_t bytes) {
   q.rows = rows_of(q.height);
 }
 
+bool by_one_run(const PoolProblem& problem) {
+  return problem.layout == Layout::nchw && volume(problem.out) == 1 && problem.window == problem.in &&
+         problem.pad == Axes{0, 0, 0} && problem.dilation == Axes{1, 1, 1};
+}
+
 bool by_whole_planes(const PoolProblem& problem) {
+  if (by_one_run(problem)) return true;
   const bool large = problem.is_adaptive() || problem.out[2] == 1 || volume(problem.window) >= 25;
   return large && problem.kind == PoolKind::average && problem.layout == Layout::nchw && problem.pad == Axes{0, 0, 0} &&
          !problem.ceil_mode;
+}
+
+bool by_planes_beside(const PoolProblem& problem, Pass pass) {
+  if (problem.layout != Layout::nchw || (problem.kind == PoolKind::max && pass != Pass::fprop)) return false;
+  if (by_one_run(problem) || (volume(problem.in) + volume(problem.out)) * kernels().vector_bytes > kBesideBytes)
+    return false;
+  if (problem.kind == PoolKind::max) return problem.is_adaptive() || problem.out[2] == 1;
+  bool apart = true;
+  for (int i = 0; i < 3; ++i) apart &= problem.window[i] <= problem.stride[i];
+  return apart || by_whole_planes(problem);
 }
 
 std::string refuse_windows(const PoolProblem& problem, Pass pass) {

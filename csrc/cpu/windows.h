@@ -39,9 +39,12 @@ struct WindowPooling {
   Pooling problem;
   int64_t planes, pixel;
   AxisWindows axis[3];
+  int64_t tap_rows;       // of an output, at most
   const int64_t* places;  // tap -> pixels from a window's first tap
   bool stream;            // pool_channels: the result is too large to stay in cache, all of its vectors aligned
   bool whole_planes;      // a task is a plane (kernels/pool_planes.h): lines and bands mean nothing
+  bool one_run;           // and a window is all of it
+  bool beside;            // NCHW by pool_channels: a task is as many planes as a vector has lanes
 
   // Of pool_rows.
   int64_t group;          // planes side by side
@@ -73,8 +76,15 @@ class WindowPlan {
   std::vector<LineTap> line_taps_;
 };
 
-// Averages of planes by windows large or uneven enough that rows are better added up before columns.
+// One window over the whole plane (NCHW), which is a run of elements.
+bool by_one_run(const PoolProblem& problem);
+
+// Averages of planes by windows large or uneven enough that rows are better added up before columns, and by_one_run.
 bool by_whole_planes(const PoolProblem& problem);
+
+// Planes of NCHW so small that a vector of them lies side by side in cache, with windows that vectors along the rows
+// make little of.
+bool by_planes_beside(const PoolProblem& problem, Pass pass);
 
 // Empty, or why not: axes so long, or rows of windows so large, that tables and scratch would not stay in cache.
 std::string refuse_windows(const PoolProblem& problem, Pass pass);

@@ -83,7 +83,7 @@ void scatter_planes(const MaxGradient& q, int64_t first, const Tile<accumulator_
   if constexpr (std::is_same_v<T, A>)
     if (q.in_place) tile = static_cast<A*>(p.dst) + first * plane;
   A* const other_tile = tile + plane;
-  for (int64_t i = 0; i < all; ++i) tile[i] = 0;
+  zero_bytes(tile, all * int64_t(sizeof(A)));
   const T* src = static_cast<const T*>(p.src) + first * outputs;
   const Offset* winners = static_cast<const Offset*>(p.offsets) + first * outputs;
   for (int64_t o = 0; o < outputs; o += kChunk) {
@@ -109,7 +109,7 @@ void scatter_channels(const MaxGradient& q, int64_t n, int64_t c, int64_t channe
   const Pooling& p = q.problem;
   const int64_t outputs = extent(p.forward), pixels = extent(p.axis);
   A* const tile = m.gx;
-  for (int64_t i = 0; i < channels * pixels; ++i) tile[i] = 0;
+  zero_bytes(tile, channels * pixels * int64_t(sizeof(A)));
   const T* src = static_cast<const T*>(p.src) + n * outputs * p.c + c;
   const Offset* winners = static_cast<const Offset*>(p.offsets) + n * outputs * p.c + c;
   for (int64_t o = 0; o < outputs; ++o, src += p.c, winners += p.c) {
@@ -136,18 +136,18 @@ void scatter_channels(const MaxGradient& q, int64_t n, int64_t c, int64_t channe
   }
 }
 
-// A sample of NHWC whose windows do not overlap: what was won is moved, not added.
+// A plane of `pixel` channels whose windows do not overlap: what was won is moved, not added.
 template <class T, class Offset>
-void move_sample(const MaxGradient& q, int64_t n) {
+void move_plane(const MaxGradient& q, int64_t plane, int64_t pixel) {
   const Pooling& p = q.problem;
-  const int64_t outputs = extent(p.forward), elements = extent(p.axis) * p.c;
-  const T* src = static_cast<const T*>(p.src) + n * outputs * p.c;
-  const Offset* winners = static_cast<const Offset*>(p.offsets) + n * outputs * p.c;
-  T* const dst = static_cast<T*>(p.dst) + n * elements;
-  __builtin_memset(dst, 0, size_t(elements) * sizeof(T));
-  for (int64_t o = 0; o < outputs; ++o, src += p.c, winners += p.c)
-    for (int64_t i = 0; i < p.c; ++i)
-      if (winners[i] != Offset(-1)) dst[(q.origins[o] + q.places[winners[i]]) * p.c + i] = src[i];
+  const int64_t outputs = extent(p.forward), elements = extent(p.axis) * pixel;
+  const T* src = static_cast<const T*>(p.src) + plane * outputs * pixel;
+  const Offset* winners = static_cast<const Offset*>(p.offsets) + plane * outputs * pixel;
+  T* const dst = static_cast<T*>(p.dst) + plane * elements;
+  zero_bytes(dst, elements * int64_t(sizeof(T)));
+  for (int64_t o = 0; o < outputs; ++o, src += pixel, winners += pixel)
+    for (int64_t i = 0; i < pixel; ++i)
+      if (winners[i] != Offset(-1)) dst[(q.origins[o] + q.places[winners[i]]) * pixel + i] = src[i];
 }
 
 template <class T, class Offset>
@@ -155,7 +155,8 @@ void scatter_tiles(const MaxGradient& q, int64_t begin, int64_t end) {
   using A = accumulator_t<T>;
   const Pooling& p = q.problem;
   if (q.sparse) {
-    for (int64_t n = begin; n < end; ++n) move_sample<T, Offset>(q, n);
+    for (int64_t plane = begin; plane < end; ++plane)
+      move_plane<T, Offset>(q, plane, p.layout == Layout::nchw ? 1 : p.c);
     return;
   }
   const int64_t elements = (q.group * extent(p.axis) + 1 + 15) / 16 * 16;

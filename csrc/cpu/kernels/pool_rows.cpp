@@ -299,7 +299,7 @@ void for_bands(const void* context, int64_t begin, int64_t end, bool maximum, Vi
     const int64_t elements = q.slots * q.rows * q.row, output = q.problem.axis[2].div * q.line;
     const size_t values = size_t(elements + output + 3 * q.line + 64);
     Lines<A> m;
-    const int64_t rows = most_tap_rows(q), taps = rows * q.problem.forward[2].taps;
+    const int64_t rows = q.tap_rows, taps = rows * q.problem.forward[2].taps;
     m.source =
         static_cast<A*>(scratch(values * sizeof(A) + size_t(rows) * sizeof(TapRow) + size_t(taps) * sizeof(LineTap)));
     m.output = m.source + elements, m.shares = m.output + output;
@@ -314,6 +314,7 @@ void for_bands(const void* context, int64_t begin, int64_t end, bool maximum, Vi
 }  // namespace
 
 void max_pool_rows(const void* context, int64_t begin, int64_t end) {
+  if (static_cast<const WindowPooling*>(context)->one_run) return max_pool_runs(context, begin, end);
   for_bands(context, begin, end, true,
             [](auto type, const WindowPooling& q, const Band& b, const auto& m) { max_band<decltype(type)>(q, b, m); });
 }

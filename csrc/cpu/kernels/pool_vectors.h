@@ -88,8 +88,6 @@ int64_t tap_rows(const WindowPooling& q, int64_t d, int64_t h, int64_t row_pitch
   return count;
 }
 
-inline int64_t most_tap_rows(const WindowPooling& q) { return q.problem.forward[0].taps * q.problem.forward[1].taps; }
-
 // torch's index of a winner: the place in its plane of tap `tap` of the window at (d, h, w).
 inline int64_t plane_index(const WindowPooling& q, int64_t d, int64_t h, int64_t w, int64_t tap) {
   const AxisMap(&axis)[3] = q.problem.forward;
