@@ -6,6 +6,7 @@ One driver for ``_emulator`` (host memory) and, where there is a GPU, ``_cuda``:
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
@@ -64,15 +65,15 @@ def conv_operands(case: ConvCase, dtype: str, integers: bool = False, seed: int 
     return ConvOperands(*(v.to(DTYPES[dtype]) for v in values))
 
 
-def conv_oracle(case: ConvCase, pass_: str, operands: ConvOperands) -> Tensor:
-    """A pass by torch, in the operands' dtype; fprop with the bias."""
+def conv_oracle(case: ConvCase, pass_: str, operands: ConvOperands, mode: str = "zeros") -> Tensor:
+    """A pass by torch, in the operands' dtype; fprop with the bias. torch pads, by ``mode``, and its autograd folds."""
     rank = len(case.input)
     if pass_ == "bgrad":
         return operands.gy.sum(dim=[0, *range(2, 2 + rank)])
     pairs = list(zip(case.padding_low, case.padding_high, strict=True))
     x, w = operands.x.detach().requires_grad_(), operands.w.detach().requires_grad_()
     conv = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
-    padded = F.pad(x, [p for pair in reversed(pairs) for p in pair])
+    padded = F.pad(x, [p for pair in reversed(pairs) for p in pair], "constant" if mode == "zeros" else mode)
     y = conv(padded, w, operands.bias, case.stride, 0, case.dilation, case.groups)
     if pass_ == "fprop":
         return y.detach()
@@ -238,6 +239,39 @@ class Driver:
         placed = self.put(source, layout, offset)
         plan.run(placed.data_ptr(), out.data_ptr(), 0 if offsets is None else offsets.data_ptr(), 0, 0, 0)
         return out.cpu()
+
+
+def blocks_of_a_sample(plan: object, case: ConvCase, layout: str) -> int:
+    """The first blocks of a grid, that compute all of the first sample."""
+    grid, planes = int(found(plan, r"grid (\d+)")), int(found(plan, r"of (\d+) (?:samples|planes)"))
+    outer = case.n if layout == "nhwc" else case.n * case.c
+    rounds = 1 if layout == "nhwc" else -(-case.c // planes)
+    return grid // -(-outer // planes) * rounds
+
+
+def found(plan: object, pattern: str) -> str:
+    match = re.search(pattern, plan.detail)  # type: ignore[attr-defined]
+    assert match, plan.detail  # type: ignore[attr-defined]
+    return match[1]
+
+
+# Threads and blocks in any order, copies as late as they may come, memory full of what nobody wrote; nobody races.
+SCHEDULES = (
+    {"schedule": "forward", "race_check": True},
+    {"schedule": "reverse", "race_check": True},
+    {"schedule": "random", "seed": 1, "race_check": True},
+    {"schedule": "random", "seed": 2, "poison": "garbage"},
+)
+
+
+@pytest.fixture(params=SCHEDULES, ids=lambda settings: " ".join(str(v) for v in settings.values()))
+def schedule(request: pytest.FixtureRequest, driver: Driver) -> Iterator[None]:
+    """Each of SCHEDULES in turn, in the emulator."""
+    if driver.device != "cpu":
+        pytest.skip("cuda: the hardware chooses the schedule")
+    before = driver.module.configure(**request.param)
+    yield
+    driver.module.configure(**before)
 
 
 @pytest.fixture(name="driver", params=["emulator", pytest.param("cuda", marks=pytest.mark.cuda)])

@@ -158,6 +158,17 @@ def conv(
     )
 
 
+def depthwise(name: str, n: int, c: int, size: tuple[int, ...], *geometry: object) -> ConvCase:
+    """One channel a group. Filter, stride, padding, dilation follow the input's size."""
+    geometry = (*geometry, *(1, 0, 1)[len(geometry) - 1 :])
+    return conv(name, n, c, c, size, *geometry, c)  # type: ignore[arg-type]
+
+
+def several(filters: int, case: ConvCase) -> ConvCase:
+    """The case with so many filters for each channel."""
+    return replace(case, k=case.c * filters)
+
+
 def pool(
     name: str,
     kind: str,

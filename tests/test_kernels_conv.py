@@ -16,6 +16,7 @@ from kernel_driver import (
     conv_operands,
     conv_oracle,
     gpu_driver,  # noqa: F401 (a fixture)
+    schedule,  # noqa: F401 (a fixture)
 )
 from shapes import CONV_DEFAULT, CONV_NETWORK, CONV_RIGOROUS, ConvCase, conv
 
@@ -223,21 +224,9 @@ def test_refusals_say_why(driver: Driver) -> None:
     assert "2^30 positions" in reasons(huge, "fprop")["direct_64x64"]
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"schedule": "reverse"},
-        {"schedule": "random", "seed": 1},
-        {"schedule": "random", "seed": 2, "poison": "garbage"},
-        {"schedule": "forward", "race_check": True},
-        {"schedule": "reverse", "race_check": True},
-    ],
-    ids=lambda settings: " ".join(str(v) for v in settings.values()),
-)
-def test_every_schedule(driver: Driver, settings: dict[str, object]) -> None:
+@pytest.mark.usefixtures("schedule")
+def test_every_schedule(driver: Driver) -> None:
     """No result depends on the order of threads and blocks, and nobody races."""
-    if driver.device != "cpu":
-        pytest.skip("cuda: the hardware chooses the schedule")
     cases = [
         conv("several steps", 1, 5, 9, (4, 3), 3, 1, 1),
         conv("aligned", 1, 8, 16, (4, 4), 3, 2, 1),
@@ -245,9 +234,5 @@ def test_every_schedule(driver: Driver, settings: dict[str, object]) -> None:
         conv("many stages", 1, 64, 72, (5, 6), 3, 1, 1),
         conv("depthwise", 2, 8, 8, (7, 5), 3, 2, 1, 1, 8),
     ]
-    before = driver.module.configure(**settings)
-    try:
-        for case, dtype in itertools.product(cases, ("float32", "float16")):
-            assert_exact(driver, case, dtype)
-    finally:
-        driver.module.configure(**before)
+    for case, dtype in itertools.product(cases, ("float32", "float16")):
+        assert_exact(driver, case, dtype)

@@ -1,8 +1,7 @@
-"""The tiled depthwise kernels by themselves: every geometry, cut and schedule; what they ask of memory."""
+"""The tiled depthwise kernels by themselves: every geometry, cut and schedule."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 import pytest
@@ -12,28 +11,22 @@ from kernel_driver import (
     LAYOUTS,
     ConvOperands,
     Driver,
+    blocks_of_a_sample,
     conv_exactly,
     conv_operands,
     conv_oracle,
+    found,
     gpu_driver,  # noqa: F401 (a fixture)
+    schedule,  # noqa: F401 (a fixture)
 )
-from networks import CONV_NETWORKS
-from shapes import ConvCase, conv
+from shapes import ConvCase, conv, depthwise, several
 
-from bench import networks
-from fastconv import _emulator
 from fastconv.testing import assert_close_to_float64
 
 KERNEL = "depthwise_tiled"
 GATHERS = ("fprop", "dgrad")
 PASSES = (*GATHERS, "wgrad")
 FLOATS = ("float32", "float16", "bfloat16")
-
-
-def depthwise(name: str, n: int, c: int, size: tuple[int, ...], *geometry: object) -> ConvCase:
-    """Filter, stride, padding, dilation follow the input's size."""
-    geometry = (*geometry, *(1, 0, 1)[len(geometry) - 1 :])
-    return conv(name, n, c, c, size, *geometry, c)  # type: ignore[arg-type]
 
 
 CASES = (
@@ -68,11 +61,6 @@ CASES = (
     depthwise("volume", 1, 3, (4, 5, 6), 3, 1, 1),
     depthwise("volume of stride 2", 1, 4, (5, 6, 7), (3, 3, 5), 2, (1, 1, 2)),
 )
-
-
-def several(filters: int, case: ConvCase) -> ConvCase:
-    """The case with so many filters for each channel."""
-    return replace(case, k=case.c * filters)
 
 
 SEVERAL = (
@@ -169,20 +157,6 @@ def test_few_of_a_huge_problem_are_cut_as_all_of_it(driver: Driver) -> None:
                 finally:
                     driver.module.configure(**before)
                 assert torch.equal(out[:1], exact), (pass_, layout, plan.detail)
-
-
-def blocks_of_a_sample(plan: object, case: ConvCase, layout: str) -> int:
-    """The first blocks of a grid, that compute all of the first sample."""
-    grid, planes = int(found(plan, r"grid (\d+)")), int(found(plan, r"of (\d+) (?:samples|planes)"))
-    outer = case.n if layout == "nhwc" else case.n * case.c
-    rounds = 1 if layout == "nhwc" else -(-case.c // planes)
-    return grid // -(-outer // planes) * rounds
-
-
-def found(plan: object, pattern: str) -> str:
-    match = re.search(pattern, plan.detail)  # type: ignore[attr-defined]
-    assert match, plan.detail  # type: ignore[attr-defined]
-    return match[1]
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -292,29 +266,16 @@ def test_a_sample_does_not_depend_on_its_batch(driver: Driver, layout: str) -> N
             assert torch.equal(result, together[i : i + 1])
 
 
-SCHEDULES = (
-    {"schedule": "reverse", "race_check": True},
-    {"schedule": "random", "seed": 1, "poison": "garbage"},
-    {"schedule": "random", "seed": 2, "race_check": True},
-)
-
-
-@pytest.mark.parametrize("settings", SCHEDULES, ids=lambda settings: " ".join(str(v) for v in settings.values()))
-def test_every_schedule(driver: Driver, settings: dict[str, object]) -> None:
-    if driver.device != "cpu":
-        pytest.skip("cuda: the hardware chooses the schedule")
-    before = driver.module.configure(**settings)
-    try:
-        for case in (
-            depthwise("aligned", 2, 8, (16, 16), 3, 1, 1),
-            depthwise("odd", 2, 7, (9, 7), 5, 2, 2),
-            depthwise("dilated", 2, 6, (9, 12), 3, 1, 2, 2),
-        ):
-            for dtype in ("float32", "float16"):
-                assert_exact(driver, case, dtype)
-        assert_exact(driver, depthwise("sliced", 5, 3, (17, 19), 5, 1, 2), "float16")
-    finally:
-        driver.module.configure(**before)
+@pytest.mark.usefixtures("schedule")
+def test_every_schedule(driver: Driver) -> None:
+    for case in (
+        depthwise("aligned", 2, 8, (16, 16), 3, 1, 1),
+        depthwise("odd", 2, 7, (9, 7), 5, 2, 2),
+        depthwise("dilated", 2, 6, (9, 12), 3, 1, 2, 2),
+    ):
+        for dtype in ("float32", "float16"):
+            assert_exact(driver, case, dtype)
+    assert_exact(driver, depthwise("sliced", 5, 3, (17, 19), 5, 1, 2), "float16")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -354,218 +315,3 @@ def test_refusals_say_why(driver: Driver) -> None:
     assert reason(many, "wgrad") == "200 filters a channel: one block's threads or shared memory do not hold them"
     huge = depthwise("far taps", 1, 8, (900, 900), 3, 1, 400, 400)
     assert "bytes of shared memory, of 98304" in reason(huge)
-
-
-# ---- padding modes ----
-
-MODES = ("reflect", "replicate", "circular")
-PADDED = (
-    depthwise("3x3", 2, 7, (9, 8), 3, 1, 1),
-    depthwise("3x3, whole rows", 9, 4, (6, 16), 3, 1, 1),
-    depthwise("5x5 stride 2", 3, 33, (13, 11), 5, 2, 2),
-    depthwise("7x7 of 7x7", 1, 6, (7, 7), 7, 1, 3),
-    depthwise("asymmetric", 2, 5, (9, 11), (4, 3), (1, 2), ((1, 2), (2, 0))),
-    depthwise("dilation 3", 2, 4, (13, 12), 3, 1, 3, 3),
-    depthwise("padding as large as may be", 1, 3, (5, 6), 3, 1, ((4, 4), (5, 5))),
-    several(3, depthwise("three filters a channel", 2, 5, (9, 8), 3, 1, 1)),
-    depthwise("line", 2, 5, (33,), 5, 2, 2),
-)
-
-
-def padded_oracle(case: ConvCase, pass_: str, operands: ConvOperands, mode: str) -> torch.Tensor:
-    """Of operands in float64: the pass of the padded input, which torch makes, and whose gradient torch folds."""
-    pairs = list(zip(case.padding_low, case.padding_high, strict=True))
-    x = operands.x.clone().requires_grad_()
-    padded = torch.nn.functional.pad(x, [p for pair in reversed(pairs) for p in pair], mode=mode)
-    none = (0,) * len(pairs)
-    inner = replace(case, input=tuple(padded.shape[2:]), padding_low=none, padding_high=none)
-    result = conv_oracle(inner, pass_, replace(operands, x=padded.detach()))
-    return torch.autograd.grad(padded, x, result)[0] if pass_ == "dgrad" else result
-
-
-def run_padded(
-    driver: Driver, case: ConvCase, pass_: str, operands: ConvOperands, layout: str, mode: str, limit: int
-) -> tuple[torch.Tensor, str]:
-    """The result, in host memory, and the plan's words."""
-    dtype = next(name for name, each in DTYPES.items() if each == operands.x.dtype)
-    problem = driver.module.ConvProblem(**case.arguments(dtype, layout), padding_mode=mode)
-    plan = driver.module.conv_plan(problem, pass_, kernel=KERNEL, bias=pass_ == "fprop", workspace_limit=limit)
-    x, w, gy = (driver.put(each, layout) for each in (operands.x, operands.w, operands.gy))
-    a, b, like = {"fprop": (x, w, gy), "dgrad": (gy, w, x), "wgrad": (x, gy, w)}[pass_]
-    out = driver.blank(tuple(like.shape), like.dtype, layout)
-    bias = operands.bias.to(driver.device)
-    work = torch.full((plan.workspace_bytes // 4 + 1,), float("nan"), device=driver.device)
-    added = bias.data_ptr() if pass_ == "fprop" else 0
-    plan.run(a.data_ptr(), b.data_ptr(), added, 0, out.data_ptr(), work.data_ptr(), 0)
-    return out.cpu(), plan.detail
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("case", PADDED, ids=ids(PADDED))
-def test_padding_modes(driver: Driver, case: ConvCase, mode: str) -> None:
-    """No padded copy: exactly what padding first gives. Without a workspace dgrad sums up the rim's images by
-    themselves; with one it may fold the padded gradient.
-    """
-    folded = 0
-    for dtype in ("float32", "float16"):
-        operands = conv_operands(case, dtype, integers=True)
-        for pass_ in PASSES:
-            exact = padded_oracle(case, pass_, operands.double(), mode).to(DTYPES[dtype])
-            for layout in LAYOUTS:
-                for limit in (-1, 0):
-                    result, detail = run_padded(driver, case, pass_, operands, layout, mode, limit)
-                    assert torch.equal(result, exact), (pass_, dtype, layout, detail)
-                    folded += "then folded" in detail
-                    assert pass_ != "dgrad" or limit or "elements a plane again" in detail
-    assert folded > 0
-
-
-def test_large_planes_sum_up_the_rim_alone(driver: Driver) -> None:
-    """The way is that of the reference batch: a sample's bits do not depend on the batch it comes in."""
-    for c, size, filter, way in ((32, 112, 3, "elements a plane again"), (96, 56, 7, "then folded for")):
-        details = set()
-        for n in (1, 32, 200):
-            case = depthwise("plane", n, c, (size, size), filter, 1, filter // 2)
-            problem = driver.module.ConvProblem(**case.arguments("float16", "nhwc"), padding_mode="reflect")
-            plan = driver.module.conv_plan(problem, "dgrad", kernel=KERNEL)
-            details.add(way in plan.detail and plan.workspace_bytes == (n * c * 62 * 62 * 2 if size == 56 else 0))
-        assert details == {True}, way
-
-
-def test_padding_modes_are_refused_by_name(driver: Driver) -> None:
-    case = depthwise("padded", 1, 4, (5, 6), 3, 1, 1)
-    problem = driver.module.ConvProblem(**case.arguments("float32", "nchw"), padding_mode="reflect")
-    reasons = {each.kernel: each.reason for each in driver.module.conv_plan(problem, "fprop").candidates}
-    assert reasons.pop(KERNEL) == reasons.pop("aten") == ""
-    assert set(reasons.values()) == {"pads with zeros, not by reflect"}
-    assert " reflect " in repr(problem) and problem.padding_mode == "reflect"
-    for mode, padding in (("reflect", 5), ("circular", 6)):
-        large = replace(case, padding_low=(padding, 0))
-        with pytest.raises(RuntimeError, match=r"^padding: "):
-            driver.module.ConvProblem(**large.arguments("float32", "nchw"), padding_mode=mode)
-    with pytest.raises(RuntimeError, match=r"^padding_mode: "):
-        driver.module.ConvProblem(**case.arguments("float32", "nchw"), padding_mode="mirror")
-
-
-# ---- what they ask of memory ----
-
-MOBILENET_V2 = tuple(
-    depthwise(f"{c} at {size}, stride {stride}", 1, c, (size, size), 3, stride, 1)
-    for c, size, stride in (
-        (32, 112, 1), (96, 112, 2), (144, 56, 1), (144, 56, 2), (192, 28, 1), (192, 28, 2), (384, 14, 1), (576, 14, 1),
-        (576, 14, 2), (960, 7, 1),
-    )
-)  # fmt: skip
-LAYERS = {
-    "MobileNetV2": MOBILENET_V2,
-    **{
-        name: tuple(case for case in CONV_NETWORKS[name] if case.c == case.groups > 1)
-        for name in ("EfficientNet-B0", "EfficientNet-B1-B7", "ConvNeXt-T")
-    },
-}
-
-
-def counted(case: ConvCase, pass_: str, dtype: str, layout: str) -> tuple[dict, float]:
-    """Counters of the blocks of the first sample, of a batch, and the bytes that it takes."""
-    driver = Driver(_emulator, "cpu")
-    plan = driver.conv_plan(case, pass_, dtype, layout, KERNEL)
-    planes = int(found(plan, r"of (\d+) (?:samples|planes)"))
-    samples = planes if layout == "nhwc" else -(-case.c // planes) * planes / case.c
-    x, y = (torch.zeros(case.n, case.c, *size, dtype=DTYPES[dtype]) for size in (case.input, case.output))
-    w = torch.zeros(case.c, *case.filter, dtype=DTYPES[dtype])
-    a, out = (x, y) if pass_ == "fprop" else (y, x)
-    _emulator.reset_counters()
-    before = _emulator.configure(count=True, blocks=blocks_of_a_sample(plan, case, layout))
-    try:
-        plan.run(a.data_ptr(), w.data_ptr(), 0, 0, out.data_ptr(), 0, 0)
-    finally:
-        _emulator.configure(**before)
-    moved = (x.numel() + y.numel()) * x.element_size() * samples / case.n
-    return _emulator.counters()[f"{KERNEL}_{pass_}"], moved
-
-
-def halo(case: ConvCase, pass_: str, plan: object) -> tuple[int, float]:
-    """The tiles that a plane is cut into; what they stage of their source beyond all of it, as a part of it."""
-    tiles, staged = 1, 1.0
-    tile = [int(each) for each in found(plan, r"tile \d+x(\d+x\d+)").split("x")]
-    for i, outputs in enumerate(tile):
-        s, r, d = case.stride[i], case.filter[i], case.dilation[i]
-        if pass_ == "fprop":
-            source, result, reach = case.input[i], case.output[i], (outputs - 1) * s + (r - 1) * d + 1
-        else:
-            source, result = case.output[i], case.input[i]
-            met = {h + case.padding_low[i] - t * d for h in range(outputs) for t in range(r)}
-            met = {each // s for each in met if each % s == 0}
-            reach = max(met) - min(met) + 1
-        tiles *= -(-result // outputs)
-        staged *= -(-result // outputs) * min(reach, source) / source
-    return tiles, staged - 1
-
-
-def assert_budget(case: ConvCase, dtype: str, conflicts: float = 1.1) -> None:
-    """Global memory, in sectors that blocks ask for: source and result once, filters and broken sectors at most 15 %
-    above, halos at most 30 %. Every block asks for its filters, DRAM is asked for them once a batch. Shared
-    memory: at most so many wavefronts for each that the requests need.
-    """
-    case = replace(case, n=32)
-    for layout in LAYOUTS:
-        for pass_ in GATHERS:
-            row, moved = counted(case, pass_, dtype, layout)
-            sectors = row["global_load"]["distinct"] + row["global_store"]["distinct"]
-            plan = Driver(_emulator, "cpu").conv_plan(case, pass_, dtype, layout, KERNEL)
-            tiles, rims = halo(case, pass_, plan)
-            filters = case.c * case.filter[0] * case.filter[1] * DTYPES[dtype].itemsize
-            ratio = (sectors * 32 - filters * (tiles - 1 / case.n)) / moved
-            source = case.input if pass_ == "fprop" else case.output
-            part = source[0] * source[1] / (case.input[0] * case.input[1] + case.output[0] * case.output[1])
-            where = (case.name, pass_, dtype, layout, plan.detail, ratio)
-            assert ratio <= 1.3 and ratio - part * rims <= 1.15, where
-            shared = [row["shared_load"], row["shared_store"]]
-            banks = sum(each["wavefronts"] for each in shared) / sum(each["ideal"] for each in shared)
-            # Channels first, planes of 7 x 7: sums are put in rows and leave in planes, and no pitch suits both.
-            narrow = layout == "nchw" and dtype == "float32" and case.input[1] == 7
-            assert banks <= (1.16 if narrow else conflicts), (where, banks)
-
-
-NETWORK_CASES = [pytest.param(case, id=f"{name} {case.name}") for name, cases in LAYERS.items() for case in cases]
-
-
-def test_scaling_of_efficientnet() -> None:
-    """The rule that makes B1 to B7 makes B0, which was written down."""
-    b0 = {layer for layer in networks.CONV_NETWORKS["EfficientNet-B0"] if layer.groups > 1}
-    assert set(networks._efficientnet_depthwise(1.0, 1.0, 224)) == b0
-
-
-def test_layers_of_networks_move_little(driver: Driver) -> None:
-    if driver.device != "cpu":
-        pytest.skip("cuda: nothing is counted there")
-    for i, dtype in ((4, "float16"), (8, "float16"), (9, "float16"), (1, "float32"), (3, "float32"), (5, "float32"), (8, "float32")):
-        assert_budget(MOBILENET_V2[i], dtype)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("filter", [3, 5, 7])
-def test_weight_gradient_reads_once(layout: str, filter: int) -> None:
-    """x, gy and the halo, whatever the filter: at most 15 % above their bytes."""
-    driver = Driver(_emulator, "cpu")
-    case = depthwise("read once", 64, 32, (28, 28), filter, 1, filter // 2)
-    operands = conv_operands(case, "float16")
-    before = _emulator.configure(count=True)
-    try:
-        _emulator.reset_counters()
-        driver.conv(case, "wgrad", operands, layout, KERNEL)
-        row = _emulator.counters()[f"{KERNEL}_wgrad"]
-    finally:
-        _emulator.configure(**before)
-    assert row["global_load"]["sectors"] * 32 <= 1.15 * 2 * (operands.x.numel() + operands.gy.numel())
-    assert row["shared_load"]["wavefronts"] <= 1.25 * row["shared_load"]["ideal"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize("case", NETWORK_CASES)
-def test_every_layer_of_networks_moves_little(case: ConvCase, dtype: str) -> None:
-    """Rows of EfficientNet-B1 to B7 are odd, or no whole warps: lanes run on into the next row or strip, and no pitch
-    suits copies and strips alike.
-    """
-    assert_budget(case, dtype, conflicts=1.1 if case.input[1] % 28 == 0 or case.input[1] in (7, 14) else 1.3)

@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from kernel_driver import DTYPES, Driver, dense
+from kernel_driver import (
+    DTYPES,
+    Driver,
+    dense,
+    schedule,  # noqa: F401 (a fixture)
+)
 from shapes import ConvCase, conv
 from torch import Tensor
 
@@ -170,19 +175,8 @@ def test_epilogues(driver: Driver, after: str) -> None:
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"schedule": "reverse"},
-        {"schedule": "random", "seed": 1},
-        {"schedule": "random", "seed": 2, "poison": "garbage"},
-        {"schedule": "forward", "race_check": True},
-        {"schedule": "reverse", "race_check": True},
-        {"schedule": "random", "seed": 3, "race_check": True},
-    ],
-    ids=str,
-)
-def test_every_schedule(driver: Driver, kernel: str, settings: dict[str, Any]) -> None:
+@pytest.mark.usefixtures("schedule")
+def test_every_schedule(driver: Driver, kernel: str) -> None:
     """Threads and blocks in any order, copies as late as they may come: the same result, and no race."""
     for shape in (
         case("chunks", 1, 136, 200, (5, 6), 3, 1, 1),
@@ -193,11 +187,7 @@ def test_every_schedule(driver: Driver, kernel: str, settings: dict[str, Any]) -
             continue
         given = operands(shape, "float16")
         exact = exactly(shape, given, "relu", None).half()
-        before = _emulator.configure(**settings)
-        try:
-            assert torch.equal(run(shape, given, "float16", kernel, "relu"), exact)
-        finally:
-            _emulator.configure(**before)
+        assert torch.equal(run(shape, given, "float16", kernel, "relu"), exact)
 
 
 def counted(shape: Case, kernel: str, blocks: int) -> tuple[dict[str, Any], Any]:

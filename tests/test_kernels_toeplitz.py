@@ -13,6 +13,7 @@ from kernel_driver import (
     conv_operands,
     conv_oracle,
     gpu_driver,  # noqa: F401 (a fixture)
+    schedule,  # noqa: F401 (a fixture)
 )
 from shapes import ConvCase, conv
 
@@ -104,18 +105,10 @@ def test_epilogue_channels_last(driver: Driver) -> None:
         assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{"schedule": "reverse"}, {"schedule": "random", "seed": 1, "poison": "garbage"}, {"race_check": True}],
-    ids=lambda settings: " ".join(str(v) for v in settings.values()),
-)
-def test_every_schedule(settings: dict) -> None:
-    before = _emulator.configure(**settings)
-    try:
-        for case in (CASES[7], CASES[9], CASES[10]):
-            assert_exact(Driver(_emulator, "cpu"), case, "float16")
-    finally:
-        _emulator.configure(**before)
+@pytest.mark.usefixtures("schedule")
+def test_every_schedule(driver: Driver) -> None:
+    for case in (CASES[7], CASES[9], CASES[10]):
+        assert_exact(driver, case, "float16")
 
 
 def test_a_sample_does_not_depend_on_its_batch(driver: Driver) -> None:
