@@ -13,19 +13,25 @@ using SeparableTiling = WarpTiling<shape_of(tile).rows, shape_of(tile).positions
 template <class T>
 void launch_separable(SeparableTile tile, int copy_bytes, int strip_taps, int step, const device::Launch& launch,
                       const SeparableParams& params) {
-  visit_strips(strip_taps, step, [&](auto taps, auto stride) {
-    const auto with = [&](auto constant, auto bytes) {
-      constexpr SeparableTile which = decltype(constant)::value;
-      using Config = SeparableConfig<T, SeparableTiling<which>, decltype(bytes)::value>;
-      static_assert(Config::scratch_bytes == shape_of(which).scratch_bytes());
-      device::launch(separable<Config, decltype(taps)::value, decltype(stride)::value>, launch, params);
-    };
-    using Small = std::integral_constant<SeparableTile, SeparableTile::positions_64>;
-    using Large = std::integral_constant<SeparableTile, SeparableTile::positions_128>;
-    if (tile == SeparableTile::positions_128) return with(Large{}, std::integral_constant<int, 16>{});
-    if (copy_bytes == 16) return with(Small{}, std::integral_constant<int, 16>{});
-    with(Small{}, std::integral_constant<int, int(sizeof(T))>{});
-  });
+  const auto with = [&](auto constant, auto bytes, auto taps) {
+    constexpr SeparableTile which = decltype(constant)::value;
+    using Config = SeparableConfig<T, SeparableTiling<which>, decltype(bytes)::value>;
+    static_assert(Config::scratch_bytes == shape_of(which).scratch_bytes());
+    constexpr int rows = decltype(taps)::value;
+    if (step == 1) return device::launch(separable<Config, rows, 1>, launch, params);
+    device::launch(separable<Config, rows, 2>, launch, params);
+  };
+  using Small = std::integral_constant<SeparableTile, SeparableTile::positions_64>;
+  using Large = std::integral_constant<SeparableTile, SeparableTile::positions_128>;
+  using Three = std::integral_constant<int, 3>;
+  const auto vectors = [&](auto constant) {
+    const std::integral_constant<int, 16> bytes;
+    if (strip_taps == 3) return with(constant, bytes, Three{});
+    with(constant, bytes, std::integral_constant<int, 5>{});
+  };
+  if (copy_bytes != 16) return with(Small{}, std::integral_constant<int, int(sizeof(T))>{}, Three{});
+  if (tile == SeparableTile::positions_64) return vectors(Small{});
+  vectors(Large{});
 }
 
 #define FASTCONV_SEPARABLE_INSTANCES(T) \

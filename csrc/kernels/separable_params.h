@@ -30,6 +30,10 @@ constexpr SeparableShape shape_of(SeparableTile tile) { return separable_tiles[i
 // Copies of single elements exist for the smaller tile only.
 constexpr bool has_copy(SeparableTile tile, int bytes) { return bytes == 16 || tile == SeparableTile::positions_64; }
 
+// Rows of the filter in one pass over a strip, for a filter that had better take `best` (depthwise_strip_taps): those
+// that layers of bench/networks.py ask for. Copies of single elements, which none of them needs, have the least.
+constexpr int separable_strip_taps(int best, bool narrow) { return narrow ? 3 : best < 5 ? best : 5; }
+
 struct SeparableParams {
   DepthwiseTiledParams depthwise;  // of one chunk of channels; by_slab and out_pitch say where z has a position
   GatherParams pointwise;          // filter, bias, residual, out; its rows are the output channels

@@ -171,12 +171,12 @@ void name_gather_regions(device::Launch& launch, const ConvProblem& p, const Con
                         {args.out, element * (dgrad ? result.x_elements() : result.y_elements()), "output"}});
 }
 
-void name_wgrad_regions(device::Launch& launch, const ConvProblem& p, const WgradParams& params) {
-  const int64_t element = size_of(p.dtype);
-  const int64_t out = p.w_elements() * (params.partial ? params.slices * accumulator_bytes(p.dtype) : element);
-  name_regions(launch, {{params.x, element * p.x_elements(), "x"},
-                        {params.gy, element * p.y_elements(), "gy"},
-                        {params.out, out, params.partial ? "workspace" : "output"}});
+void name_wgrad_regions(device::Launch& launch, const ConvProblem& p, const void* x, const void* gy, void* out,
+                        int64_t slices) {
+  const int64_t element = size_of(p.dtype), each = slices > 0 ? slices * accumulator_bytes(p.dtype) : element;
+  name_regions(launch, {{x, element * p.x_elements(), "x"},
+                        {gy, element * p.y_elements(), "gy"},
+                        {out, p.w_elements() * each, slices > 0 ? "workspace" : "output"}});
 }
 
 std::vector<Kernel<ConvProblem>> direct_conv_kernels() {

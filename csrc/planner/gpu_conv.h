@@ -62,7 +62,9 @@ inline double traffic(const ConvProblem& p, Pass pass, const PlanOptions& option
 // Names the memory of fprop or dgrad (operands of `p`, the result of `result`), and of wgrad.
 void name_gather_regions(device::Launch& launch, const ConvProblem& p, const ConvProblem& result, Pass pass,
                          const ConvArgs& args);
-void name_wgrad_regions(device::Launch& launch, const ConvProblem& p, const kernels::WgradParams& params);
+// `slices` of accumulators, or, if 0, the weight gradient.
+void name_wgrad_regions(device::Launch& launch, const ConvProblem& p, const void* x, const void* gy, void* out,
+                        int64_t slices);
 
 std::vector<Kernel<ConvProblem>> direct_entries();  // gpu_direct.cpp
 std::vector<Kernel<ConvProblem>> igemm_entries();   // gpu_igemm.cpp

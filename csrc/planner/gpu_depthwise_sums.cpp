@@ -172,10 +172,7 @@ struct SumsRun {
     set_copies(now.gy_tile, now.channels_last, problem.dtype, args.b);
     auto launch = one_dimensional("depthwise_tiled_wgrad", sums.blocks, depthwise_tile_threads, args.stream);
     launch.shared_bytes = size_t(sums.shared_bytes);
-    WgradParams named{};
-    named.x = now.x, named.gy = now.gy, named.out = now.out;
-    named.partial = now.partial, named.slices = int(sums.slices);
-    name_wgrad_regions(launch, problem, named);
+    name_wgrad_regions(launch, problem, now.x, now.gy, now.out, now.partial ? sums.slices : 0);
     visit_dtype(problem.dtype, [&](auto t) {
       using T = decltype(t);
       if constexpr (!std::is_same_v<T, double>)

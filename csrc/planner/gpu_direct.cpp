@@ -102,7 +102,7 @@ struct WgradRun {
     const bool vectors = walk == Access::nhwc_vector && aligned(args.a, bytes) && aligned(args.b, bytes);
     const Access access = walk == Access::nhwc_vector && !vectors ? Access::nhwc : walk;
     auto launch = one_dimensional("direct_wgrad", blocks, direct_threads, args.stream);
-    name_wgrad_regions(launch, problem, now);
+    name_wgrad_regions(launch, problem, now.x, now.gy, now.out, now.partial ? now.slices : 0);
     visit_dtype(problem.dtype, [&](auto t) { launch_wgrad<decltype(t)>(tile, access, launch, now); });
     if (now.partial) sum_slices(problem.dtype, args, problem.w_elements(), now.slices);
   }

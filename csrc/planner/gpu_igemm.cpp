@@ -241,7 +241,7 @@ struct Run {
     WgradParams now = wgrad;
     now.x = args.a, now.gy = args.b, now.out = now.partial ? args.workspace : args.out;
     now.vector_stores = wgrad.vector_stores && aligned(now.out, 16);
-    name_wgrad_regions(launch, lowering.inner, now);
+    name_wgrad_regions(launch, lowering.inner, now.x, now.gy, now.out, now.partial ? now.slices : 0);
     visit([&](auto t, auto products) {
       using T = decltype(t);
       constexpr Math math = decltype(products)::value;

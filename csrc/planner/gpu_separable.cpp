@@ -60,9 +60,10 @@ void set_cost(SeparableTiling& t, const SeparableProblem& p, const PlanOptions& 
 bool is_narrow(const ConvProblem& p) { return p.c * size_of(p.dtype) % 16 != 0; }
 
 // Shared memory and grid of a cut; false where there is no room.
-bool lay_out_tile(SeparableTiling& t, const SeparableProblem& p, const TileAxes& axes, const Cut& cut) {
+bool lay_out_tile(SeparableTiling& t, const SeparableProblem& p, const TileAxes& axes, const Cut& cut, bool narrow) {
   const SeparableShape shape = shape_of(t.tile);
   t.depthwise = cut_up(p.depthwise, Pass::fprop, axes, cut);
+  t.depthwise.strip_taps = separable_strip_taps(t.depthwise.strip_taps, narrow);
   DepthwiseTiledParams& params = t.depthwise.params;
   const int64_t chunks = chunks_of(p.depthwise);
   t.buffer_bytes = round_up(t.depthwise.shared_bytes, shape.depth_bytes);
@@ -110,7 +111,7 @@ SeparableTiling tiling_of(const SeparableProblem& p, SeparableTile tile, const P
   plain.residual = false;  // with or without, one cut
   visit_positions(d, axes, shape_of(tile).positions, [&](const Cut& cut) {
     SeparableTiling now = best;
-    if (!lay_out_tile(now, p, axes, cut)) return;
+    if (!lay_out_tile(now, p, axes, cut, narrow)) return;
     for (int64_t splits = 1; splits <= std::min<int64_t>(rows, 8); splits *= 2) {
       now.row_tiles = ceil_div(rows, splits), now.splits = ceil_div(rows, now.row_tiles);
       set_cost(now, p, plain, narrow);
