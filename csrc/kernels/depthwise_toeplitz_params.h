@@ -19,7 +19,7 @@ struct ToeplitzParams {
   int channels;
   int image_rows, image_columns, filter_rows, filter_columns, out_rows, out_columns, pad_rows, pad_columns;
   int64_t image_plane, filter_plane, out_plane;  // from one to the next
-  Divisor by_across, by_down, by_channels;  // tiles of a plane
+  Divisor by_across, by_down, by_channels;       // tiles of a plane
   // A block's items: bands of a filter's rows, of one sample after the other; in fprop and dgrad the one.
   int items, items_a_slice, band_rows;
   Divisor by_bands;
