@@ -14,6 +14,11 @@ constexpr int64_t kMostTileBytes = 2 << 20;  // at most
 
 int64_t plane_bytes(const PoolProblem& p) { return volume(p.in) * accumulator_size(p.dtype); }
 
+// NHWC: so many that their gx stays in L2.
+int64_t channels_in_place(const PoolProblem& p) {
+  return std::max<int64_t>(1, kTileBytes / plane_bytes(p) / kTileChannels) * kTileChannels;
+}
+
 bool is_sparse(const PoolProblem& p) {
   if (p.is_adaptive() || p.x_elements() < 16 * p.y_elements()) return false;
   for (int i = 0; i < 3; ++i)
@@ -61,11 +66,13 @@ MaxGradientPlan::MaxGradientPlan(const PoolProblem& problem) : windows_(problem,
   const bool nchw = p.layout == Layout::nchw;
   const bool whole = nchw || p.c * size_of(p.dtype) % kernels().vector_bytes == 0;
   q.stream = whole && streams(problem.x_elements() * size_of(p.dtype));
-  q.in_place = nchw && q.every && !q.stream && size_of(p.dtype) == accumulator_size(p.dtype);
+  const bool whole_tiles =
+      p.c % kTileChannels == 0 && p.offset_bytes == 1 && axis[0].taps == 1 && volume(problem.in) * p.c <= INT32_MAX;
+  q.in_place = (nchw || whole_tiles) && q.every && !q.stream && size_of(p.dtype) == accumulator_size(p.dtype);
   q.sparse = is_sparse(problem);
   q.planes = p.n * p.c;
-  q.group = q.sparse                                 ? (nchw ? 1 : p.c)
-            : !nchw                                  ? std::min(p.c, kTileChannels)
+  q.group = q.sparse ? (nchw ? 1 : p.c)
+            : !nchw  ? std::min(p.c, q.in_place ? channels_in_place(problem) : kTileChannels)
             : 2 * plane_bytes(problem) <= kTileBytes ? 2
                                                      : 1;
 }

@@ -14,7 +14,7 @@ struct MaxGradient {
   Pooling problem;
   bool every;              // no window lies beside the input: all have a winner
   bool sparse;             // windows apart from each other, gx nearly all zeros; a task is a plane or sample, in place
-  bool stream, in_place;   // gx is too large to stay in cache; its planes are the tiles
+  bool stream, in_place;   // gx is too large to stay in cache; gx itself is the tile
   int64_t planes;          // NCHW: n * c
   int64_t group;           // a task is so many planes of all, or channels of a sample in NHWC
   const int32_t* origins;  // of every window of a plane: pixels

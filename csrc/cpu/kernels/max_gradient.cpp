@@ -136,6 +136,31 @@ void scatter_channels(const MaxGradient& q, int64_t n, int64_t c, int64_t channe
   }
 }
 
+// Likewise a few whole kTileChannels, all windows with a winner, where gx lies: its pixels are `p.c` elements apart.
+template <class A>
+void scatter_in_place(const MaxGradient& q, int64_t n, int64_t c, int64_t channels) {
+  const Pooling& p = q.problem;
+  const int64_t outputs = extent(p.forward), pixels = extent(p.axis);
+  A* const gx = static_cast<A*>(p.dst) + n * pixels * p.c + c;
+  if (channels == p.c) {
+    zero_bytes(gx, pixels * channels * int64_t(sizeof(A)));
+  } else {
+    for (int64_t i = 0; i < pixels; ++i) zero_bytes(gx + i * p.c, channels * int64_t(sizeof(A)));
+  }
+  const A* gy = static_cast<const A*>(p.src) + n * outputs * p.c + c;
+  const uint8_t* winners = static_cast<const uint8_t*>(p.offsets) + n * outputs * p.c + c;
+  const Places places(p.forward);
+  int32_t place[kTileChannels];
+  for (int64_t o = 0; o < outputs; ++o, gy += p.c, winners += p.c)
+    for (int64_t first = 0; first < channels; first += kTileChannels) {
+#pragma GCC unroll 4
+      for (int64_t i = 0; i < kTileChannels; i += lanes<float>)
+        store(place + i, (places.of(load_taps<float>(winners + first + i)) + q.origins[o]) * int32_t(p.c));
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < kTileChannels; ++i) gx[place[i] + first + i] += gy[first + i];
+    }
+}
+
 // A plane of `pixel` channels whose windows do not overlap: what was won is moved, not added.
 template <class T, class Offset>
 void move_plane(const MaxGradient& q, int64_t plane, int64_t pixel) {
@@ -171,6 +196,11 @@ void scatter_tiles(const MaxGradient& q, int64_t begin, int64_t end) {
       continue;
     }
     const int64_t groups = (p.c + q.group - 1) / q.group, c = task % groups * q.group, count = least(q.group, p.c - c);
+    if constexpr (std::is_same_v<T, A>)
+      if (q.in_place) {
+        scatter_in_place<A>(q, task / groups, c, count);
+        continue;
+      }
     count == kTileChannels&& q.every&& has_places(q)
         ? scatter_channels<true, T, Offset>(q, task / groups, c, count, m)
         : scatter_channels<false, T, Offset>(q, task / groups, c, count, m);
