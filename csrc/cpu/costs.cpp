@@ -28,6 +28,7 @@ double filled(int64_t channels) { return double((channels + kBlock - 1) / kBlock
 // The direct kernel pays per row of outputs and tap, whatever the row's length.
 Rate direct_conv_rate(const ConvProblem& p, Pass pass) {
   if (pass == Pass::bgrad) return {1, 0.06, 0};
+  if (pass == Pass::dgrad && p.stride[2] > 1) return {0.5, 0, 0.7};  // most taps of a row of gx miss
   const double each = p.layout == Layout::nchw || p.c == 1 ? 0.05 : 0.25, row = pass == Pass::wgrad ? 15 : 12;
   return {0.5, 0, each + row / double(p.out[2])};
 }
@@ -80,8 +81,12 @@ Rate blocked_rate(const ConvProblem& p, Pass pass) {
   const int64_t lanes = pass == Pass::dgrad ? p.c_per_group() : p.k_per_group();
   const double packing = 0.5 * filled(lanes) / double(p.n * volume(p.out));
   if (pass == Pass::wgrad && p.groups == 1 && lanes > 8) return {4, 0.3, 0.04 * filled(lanes) + packing};
+  const bool apart = pass == Pass::dgrad && p.stride[2] > 1;  // short phases of a row
   const double tap = lanes <= 4   ? 0.5 / double(lanes)
-                     : lanes <= 8 ? (pass == Pass::wgrad ? 0.28 : 0.36) / double(lanes)
+                     : lanes <= 8 ? (pass == Pass::wgrad     ? 0.28
+                                     : apart && p.groups > 1 ? 0.75
+                                                             : 0.36) /
+                                        double(lanes)
                                   : 0.032 * filled(lanes);
   return {4, 0.3, tap + packing};
 }
@@ -91,7 +96,8 @@ Rate aten_grouped_rate(const ConvProblem& p, Pass pass) {
   const bool nchw = p.layout == Layout::nchw, strided = p.stride[1] * p.stride[2] > 1, eight = p.c_per_group() < 16;
   const bool wide = p.c_per_group() >= 32 && (nchw || !strided);
   if (pass == Pass::fprop) return {8, 0.3, nchw && eight ? 0.05 : wide ? 0.03 : 0.036};
-  if (pass == Pass::dgrad) return {18, 0.3, strided ? (!nchw ? 0.065 : eight ? 0.045 : 0.12) : nchw ? 0.036 : 0.04};
+  if (pass == Pass::dgrad)
+    return {18, 0.3, strided ? (!nchw ? 0.065 : eight ? 0.045 : 0.12) : nchw ? wide ? 0.028 : 0.036 : 0.04};
   return {18, 0.3, nchw ? 0.038 : eight && !strided ? 0.04 : 0.08};
 }
 
@@ -110,7 +116,10 @@ Rate aten_conv_rate(const ConvProblem& p, Pass pass, bool depthwise) {
     if (pass == Pass::wgrad && p.c == 1) return {18, 0, nchw ? 0.3 : 0.048};
     const double tap = 0.028 * grouped * 64 / (c * k);
     if (pass == Pass::wgrad && p.groups == 1 && c <= 4 && k == 8) return {18, 0.3, nchw ? 0.04 : 0.05};  // first layers
+    // Few channels, not a first layer's: after dgrad, in the one call for both, wgrad is nearly free.
+    if (pass == Pass::wgrad && p.groups == 1 && few && p.c > 4) return {18, 0.5, 0.7 * tap};
     if (pass == Pass::wgrad) return {18, few ? 2.8 : 0.6, tap};
+    if (few && p.c == 1 && !nchw) return {18, 1.3, 1.9 * tap};
     if (few) return {18, p.groups == 1 ? 1.3 : nchw ? 2.8 : 0.6, tap};
     return {18, !nchw ? 0.75 : strided ? 2.5 : 0.6, 0.0215};
   }
