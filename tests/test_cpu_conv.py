@@ -122,12 +122,63 @@ def test_small_groups(layout: str, dtype: str) -> None:
         check(case, layout, dtype, integers=False)
 
 
+# 3x3 on rows where they lie (csrc/cpu/rows.h): every number of rows left over, last vectors that overlap the one before
+# by all but one lane and by none, planes of several bands, and a result so large that it is written past the caches.
+IN_PLACE = tuple(
+    conv(f"{c} to {k} channels of {size}", n, c, k, size, 3, 1, 1, 1, c)
+    for n, c, k, size in (
+        (2, 3, 3, (1, 17)), (1, 5, 5, (2, 18)), (2, 2, 4, (3, 33)), (1, 4, 4, (4, 24)), (1, 3, 3, (5, 47)),
+        (1, 2, 2, (6, 32)), (1, 1, 2, (75, 21)), (3, 2, 2, (51, 64)), (1, 2, 2, (14, 90)),
+    )
+)  # fmt: skip
+STREAMED = conv("more than 8 MiB", 2, 32, 32, (187, 189), 3, 1, 1, 1, 32)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rows_in_place(dtype: str) -> None:
+    for case in IN_PLACE:
+        plan = _cpu.conv_plan(_cpu.ConvProblem(**case.arguments(dtype, "nchw")), "fprop", kernel="depthwise")
+        assert "in place" in plan.detail, plan.detail
+        check(case, "nchw", dtype, integers=True)
+        check(case, "nchw", dtype, integers=False)
+
+
+def test_rows_in_place_past_the_caches() -> None:
+    t = operands(STREAMED, torch.float32, integers=True)
+    for pass_, exact in (
+        ("fprop", oracle.fprop(STREAMED, t["x"], t["w"], t["b"])),
+        ("dgrad", oracle.dgrad(STREAMED, t["y"], t["w"])),
+    ):
+        got = run_conv(STREAMED, pass_, *inputs(pass_, t), layout="nchw", kernel="depthwise")
+        assert torch.equal(got.double(), exact), pass_
+
+
+# Filters larger than the plane or almost: most taps lie on padding, and all of those of some outputs.
+MOSTLY_PADDING = tuple(
+    conv(f"{filter} on {size}, padding {padding}", 2, 19, 19, size, filter, 1, padding, dilation, 19)
+    for size, filter, padding, dilation in (
+        ((7, 7), 13, 6, 1), ((9, 14), 27, 13, 1), ((8, 9), 5, 6, 1), ((12, 10), (31, 3), (15, 1), 1),
+        ((10, 12), (3, 25), (1, 12), 1), ((9, 9), (5, 3), (8, 1), (4, 1)), ((3, 30), 15, 7, 1),
+    )
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_filters_mostly_on_padding(layout: str, dtype: str) -> None:
+    for case in MOSTLY_PADDING:
+        assert all(accepts("interleaved", case, pass_, dtype, layout) for pass_ in PASSES[:3])
+        check(case, layout, dtype, integers=dtype == "float32")
+        check(case, layout, dtype, integers=False)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
 def test_bits_do_not_depend_on_the_thread_count(layout: str, dtype: str) -> None:
     for case in (
         conv("depthwise", 3, 48, 48, (33, 35), 3, 1, 1, 1, 48),
         conv("depthwise stride 2", 3, 40, 40, (33, 35), 5, 2, 2, 1, 40),
+        conv("few planes", 1, 3, 3, (77, 35), 3, 1, 1, 1, 3),
         conv("dense", 3, 16, 24, (28, 30), 3, 1, 1),
         conv("groups of four", 3, 40, 40, (28, 30), 3, 1, 1, 1, 10),
     ):
@@ -147,7 +198,8 @@ def test_bits_do_not_depend_on_the_thread_count(layout: str, dtype: str) -> None
 def test_an_infinity_reaches_only_what_sees_it(stride: int, layout: str) -> None:
     """Vectors may not run over the end of a row, nor blocks over a border, by multiplying with zeros."""
     for groups, channels in ((9, 9), (3, 12)):
-        check_infinities(conv("infinity", 2, channels, channels, (12, 21), 3, stride, 0, 1, groups), layout)
+        for padding in (0, 1):
+            check_infinities(conv("infinity", 2, channels, channels, (12, 21), 3, stride, padding, 1, groups), layout)
 
 
 def check_infinities(case: ConvCase, layout: str) -> None:

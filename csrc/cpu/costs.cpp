@@ -6,6 +6,7 @@
 #include "cpu/band.h"
 #include "cpu/max_gradient.h"
 #include "cpu/parallel.h"
+#include "cpu/rows.h"
 #include "cpu/windows.h"
 
 namespace fastconv::cpu {
@@ -48,12 +49,23 @@ Rate depthwise_rate(const ConvProblem& p, Pass pass) {
     return {3, 0.1 + 2.2 * row, strided ? 0.1 : 0.077};
   }
   const double planes = double(p.n * p.k) / double(p.x_elements() + p.y_elements());
+  if (by_rows(p)) return {3, 0.13 + 70 * planes, 0.02};
   const bool large = p.filter[2] >= 7;  // three filter rows share what they load
   if (pass == Pass::fprop)
     return strided ? Rate{3, 0.21 + 148 * planes, 0.073} : Rate{3, 0.3 + 84 * planes, large ? 0.028 : 0.035};
   if (pass == Pass::dgrad)
     return strided ? Rate{3, 0.52 + 168 * planes, 0.078} : Rate{3, 0.28 + 117 * planes, large ? 0.028 : 0.038};
   return strided ? Rate{3, 0.35 + 150 * planes, 0.106} : Rate{3, 0.22 + 60 * planes, large ? 0.042 : 0.055};
+}
+
+// Of an axis' taps at a stride of one, those that lie inside the source, when `tile` outputs go together.
+double taps_inside(const ConvProblem& p, int axis, int64_t tile) {
+  if (p.stride[axis] != 1 || p.dilation[axis] != 1) return 1;
+  const int64_t in = p.in[axis], out = p.out[axis], taps = p.filter[axis], pad = p.pad_lo[axis];
+  double inside = 0;
+  for (int64_t t = 0; t < taps; ++t)
+    inside += double(std::max<int64_t>(0, std::min(out, in + pad - t) - std::max<int64_t>(0, pad - t)));
+  return std::min(1.0, (inside / double(out) + double(tile - 1)) / double(taps));
 }
 
 // What is copied: both tensors, transposed in NCHW, and the padding. In NHWC a block is a cache line or two of each
@@ -72,7 +84,8 @@ Rate interleaved_rate(const ConvProblem& p, Pass pass) {
   const double again = pass == Pass::wgrad && volume(p.filter) > 128 ? 0.0002 * double(p.out[2]) : 0;
   const bool far = p.layout == Layout::nhwc && elements > 1.2e6;
   const double plane = p.layout == Layout::nchw ? 25 * double(p.n * p.c) / elements : 0;
-  return {3, 0.18 + 0.05 * padded + plane + (far ? 0.2 : 0), (0.033 + again) * filled(p.c)};
+  const double inside = taps_inside(p, 1, 1) * taps_inside(p, 2, 7);
+  return {3, 0.18 + 0.05 * padded + plane + (far ? 0.2 : 0), (0.033 + again) * inside * filled(p.c)};
 }
 
 // Lanes are output channels, sixteen at a time, or eight; packing takes half a nanosecond a weight, counted per tap of

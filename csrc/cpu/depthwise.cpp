@@ -6,6 +6,7 @@
 
 #include "cpu/costs.h"
 #include "cpu/entries.h"
+#include "cpu/rows.h"
 
 namespace fastconv::cpu {
 namespace {
@@ -82,6 +83,44 @@ Prepared<ConvProblem> prepare_pixel_gradient(const ConvProblem& p, const PlanOpt
   });
 }
 
+// Bands enough for the threads, but no more: each reads a row of either neighbour.
+template <class Task>
+void split_rows(Task& task, int64_t height, int64_t bands) {
+  bands = std::max<int64_t>(1, std::min(height / 24, bands));
+  task.rows = (height + bands - 1) / bands;
+  task.bands = (height + task.rows - 1) / task.rows;
+}
+
+Prepared<ConvProblem> prepare_rows_gradient(const ConvProblem& p, const PlanOptions& options) {
+  RowsGradient task{weight_gradient(p), p.k, p.k_per_group(), 1, 1, 0};
+  split_rows(task, p.out[1], (kTasks + p.n * p.k - 1) / (p.n * p.k));
+  task.splits = std::min(p.n * task.bands, (kTasks + p.k - 1) / p.k);
+  const int64_t tasks = task.splits * p.k;
+  return prepare_gradient(p, options, task.splits, tasks, [task, tasks](const ConvArgs& args, int threads) {
+    const RowsGradient run = with_addresses(task, args);
+    parallel_for(tasks, tasks / 64 + 1, threads, kernels().rows_gradient, &run);
+  });
+}
+
+Prepared<ConvProblem> prepare_rows(const ConvProblem& p, Pass pass, const PlanOptions& options) {
+  const bool forward = pass == Pass::fprop;
+  RowsDepthwise task{
+      with_epilogue(correlation(p, pass), options), forward ? p.k : p.c, p.k_per_group(), 1, 0, !forward, false};
+  const int64_t planes = p.n * task.channels, height = p.in[1];
+  split_rows(task, height, (64 + planes - 1) / planes);
+  const bool plain = !options.residual && options.activation == Activation::none;
+  task.stream = plain && streams(result_bytes(p, pass));
+  const int threads = usable_threads(options.threads, cost(p, pass, options).microseconds > kSerialMicroseconds);
+  const int64_t tasks = planes * task.bands;
+  return {[task, tasks, threads](const ConvArgs& args) {
+            RowsDepthwise run = task;
+            set_addresses(run.problem, args);
+            parallel_for(tasks, tasks / 64 + 1, threads, kernels().rows_depthwise, &run);
+          },
+          0,
+          concat(threads, " thread", threads == 1 ? "" : "s", ", ", tasks, " bands of ", task.rows, " rows in place")};
+}
+
 Prepared<ConvProblem> prepare_planar(const ConvProblem& p, Pass pass, const PlanOptions& options) {
   PlanarDepthwise task{with_epilogue(correlation(p, pass), options), pass == Pass::fprop ? p.k : p.c, p.k_per_group(),
                        nullptr};
@@ -121,12 +160,22 @@ Prepared<ConvProblem> prepare_pixels(const ConvProblem& p, Pass pass, const Plan
 }
 
 Prepared<ConvProblem> prepare(const ConvProblem& p, Pass pass, const PlanOptions& options) {
-  const bool planar = p.layout == Layout::nchw;
-  if (pass == Pass::wgrad) return planar ? prepare_planar_gradient(p, options) : prepare_pixel_gradient(p, options);
-  return planar ? prepare_planar(p, pass, options) : prepare_pixels(p, pass, options);
+  if (p.layout == Layout::nhwc)
+    return pass == Pass::wgrad ? prepare_pixel_gradient(p, options) : prepare_pixels(p, pass, options);
+  if (by_rows(p)) return pass == Pass::wgrad ? prepare_rows_gradient(p, options) : prepare_rows(p, pass, options);
+  return pass == Pass::wgrad ? prepare_planar_gradient(p, options) : prepare_planar(p, pass, options);
 }
 
 }  // namespace
+
+bool by_rows(const ConvProblem& p) {
+  if (p.layout != Layout::nchw || size_of(p.dtype) != accumulator_size(p.dtype)) return false;
+  if (p.in[0] * p.filter[0] * p.out[0] != 1) return false;
+  for (int i = 1; i < 3; ++i)
+    if (p.filter[i] != 3 || p.stride[i] != 1 || p.dilation[i] != 1 || p.pad_lo[i] != 1 || p.pad_hi[i] != 1)
+      return false;
+  return p.in[2] > kernels().vector_bytes / accumulator_size(p.dtype);
+}
 
 Kernel<ConvProblem> depthwise_entry() {
   return {"depthwise",

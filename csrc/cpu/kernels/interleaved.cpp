@@ -3,6 +3,8 @@
 // each of the G terms of a group.
 #include "cpu/kernels/interleaved.h"
 
+#include "cpu/kernels/range.h"
+
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
 
@@ -16,6 +18,8 @@ struct Windows {
   int64_t down, right;  // elements from one output's source to the next
   vec<A> bias;
   A* line;  // scratch: a row of outputs and kOverrun more
+  // Where tap 0 of output 0 lies in the source; from one output, and one tap, to the next row; extents of the source.
+  int64_t top, left, row_step, row_apart, height, width;
 };
 
 // Where outputs go, and how far apart.
@@ -71,24 +75,31 @@ inline __attribute__((always_inline)) void add_neighbours(const A* from, const A
   });
 }
 
-// One row of the filter, as many taps at a time as there are registers for.
+// Taps [s, end) of one row of the filter, as many at a time as there are registers for.
 template <int G, int P, class A>
 inline __attribute__((always_inline)) void add_filter_row(const Windows<A>& w, const A* from, const A* weights,
-                                                          vec<A> (&sum)[P]) {
+                                                          int64_t s, int64_t end, vec<A> (&sum)[P]) {
   const int64_t by = w.weight_column;
-  int64_t s = 0;
   const auto add = [&](auto columns) __attribute__((always_inline)) {
     add_neighbours<G, columns.value, P>(from + s * lanes<A>, weights + s * by, by, sum);
     s += columns.value;
   };
   if constexpr (G == 1) {
-    while (s + 5 <= w.columns && s + 7 != w.columns) add(Term<5>());
-    if (s + 4 <= w.columns) add(Term<4>());
+    while (s + 5 <= end && s + 7 != end) add(Term<5>());
+    if (s + 4 <= end) add(Term<4>());
   }
-  while (s + 3 <= w.columns) add(Term<3>());
+  while (s + 3 <= end) add(Term<3>());
   if constexpr (G > 1)
-    if (s + 2 <= w.columns) add(Term<2>());
-  while (s < w.columns) add(Term<1>());
+    if (s + 2 <= end) add(Term<2>());
+  while (s < end) add(Term<1>());
+}
+
+// The taps of a filter row that any of outputs [i, i + P) needs: of a long one, many may lie on padding.
+template <int P, class A>
+inline __attribute__((always_inline)) Range taps_of(const Windows<A>& w, int64_t i) {
+  if (w.columns <= P) return {0, w.columns};
+  const Range taps{most(0, -(w.left + i + P - 1)), least(w.columns, w.width - w.left - i)};
+  return {taps.first, most(taps.first, taps.last)};
 }
 
 // A row of outputs where both taps and outputs are neighbours, P at a time: the last tile overlaps the one before it.
@@ -96,11 +107,13 @@ template <int G, int P, class A, class Out>
 void sum_row(const Windows<A>& w, const A* source, const Outputs<Out>& out, int64_t length) {
   for (int64_t next = 0; next < length; next += P) {
     const int64_t i = least(next, length - P);
+    const Range taps = taps_of<P>(w, i);
     vec<A> sum[P];
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) sum[p] = w.bias;
     for (int64_t r = 0; r < w.rows; ++r)
-      add_filter_row<G, P>(w, source + r * w.row + i * lanes<A>, w.weights + r * w.weight_row, sum);
+      add_filter_row<G, P>(w, source + r * w.row + i * lanes<A>, w.weights + r * w.weight_row, taps.first, taps.last,
+                           sum);
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) store_as<Out, A>(out.at + (i + p) * out.right, sum[p]);
   }
@@ -114,10 +127,12 @@ void sum_row_by_rows(const Windows<A>& w, const A* source, const Outputs<Out>& o
   for (int64_t r = 0; r < w.rows; ++r)
     for (int64_t i = 0; i < length; i += P) {
       A* line = w.line + i * lanes<A>;
+      const Range taps = taps_of<P>(w, i);
       vec<A> sum[P];
 #pragma GCC unroll 8
       for (int p = 0; p < P; ++p) sum[p] = load(line + p * lanes<A>);
-      add_filter_row<1, P>(w, source + r * w.row + i * lanes<A>, w.weights + r * w.weight_row, sum);
+      add_filter_row<1, P>(w, source + r * w.row + i * lanes<A>, w.weights + r * w.weight_row, taps.first, taps.last,
+                           sum);
 #pragma GCC unroll 8
       for (int p = 0; p < P; ++p) store(line + p * lanes<A>, sum[p]);
     }
@@ -126,12 +141,21 @@ void sum_row_by_rows(const Windows<A>& w, const A* source, const Outputs<Out>& o
 
 constexpr int64_t kManyTaps = 128;
 
+// Filter rows that lie on padding are left out.
 template <int G, int P, class A, class Out>
 void sum_neighbour_rows(const Windows<A>& w, Outputs<Out> out, int64_t rows, int64_t length) {
+  Windows<A> now = w;
   const A* source = w.source;
-  for (int64_t h = 0; h < rows; ++h, source += w.down, out.at += out.down)
-    G == 1 && w.rows* w.columns > kManyTaps ? sum_row_by_rows<P>(w, source, out, length)
-                                            : sum_row<G, P>(w, source, out, length);
+  for (int64_t h = 0; h < rows; ++h, source += w.down, out.at += out.down) {
+    const Range taps = inside(w.top + h * w.row_step, w.row_apart, w.height, w.rows);
+    now.rows = taps.last - taps.first, now.weights = w.weights + taps.first * w.weight_row;
+    const A* from = source + taps.first * w.row;
+    if (G == 1 && now.rows * now.columns > kManyTaps) {
+      sum_row_by_rows<P>(now, from, out, length);
+    } else {
+      sum_row<G, P>(now, from, out, length);
+    }
+  }
 }
 
 // `rows` rows of at least P outputs: the last tile of a row overlaps the one before it.
@@ -184,12 +208,14 @@ void sum_band(const Interleaved& b, A* memory, const A* source, const A* packed,
   Windows<A> w;
   w.bias = load(packed + b.taps * G * kBlock), w.line = memory;
   w.down = b.height.mul * b.pitch * N, w.right = b.width.mul * N;
+  w.row_step = b.height.mul, w.height = b.height.in, w.width = b.width.in;
   for (int64_t h = 0; h < b.height.div; ++h) {
     const PhaseAxis& rows = b.rows_of[h];
     const int64_t count = least(b.phase_rows, rows.outputs - band * b.phase_rows);
     for (int64_t f = 0; f < b.width.div; ++f) {
       const PhaseAxis& columns = b.columns_of[f];
-      w.rows = rows.taps, w.columns = columns.taps;
+      w.rows = rows.taps, w.columns = columns.taps, w.row_apart = rows.apart;
+      w.top = rows.first + band * b.phase_rows * b.height.mul, w.left = columns.first;
       w.row = rows.apart * b.pitch * N, w.column = columns.apart * N;
       w.source = source + (rows.first - b.top) * b.pitch * N + (columns.first + b.lead) * N;
       const int64_t across = b.width.taps * G * kBlock;

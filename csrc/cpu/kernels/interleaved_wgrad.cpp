@@ -1,6 +1,7 @@
 // Depthwise convolution on interleaved planes, wgrad (cpu/interleaved.h). The sums of a few rows and columns of the
 // filter stay in registers while a band goes by: an output is one vector of gy and a source vector a tap.
 #include "cpu/kernels/interleaved.h"
+#include "cpu/kernels/range.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
@@ -12,11 +13,35 @@ struct Patch {
   int64_t rows, columns;  // outputs
   int64_t x_down, x_right, gy_down;
   int64_t x_row, x_column;  // elements from one tap's source to the next
+  PhaseAxis down, right;    // `first`: of output 0
+  int64_t height, width;    // of x
 };
+
+// The outputs that taps [tap, tap + count) read inside: what is left of them lies on padding.
+inline Range outputs_of(const PhaseAxis& axis, int64_t tap, int64_t count, int64_t in, int64_t outputs) {
+  const int64_t low = axis.first + tap * axis.apart, high = low + (count - 1) * axis.apart;
+  const int64_t first = inside(high, axis.mul, in, outputs).first, last = inside(low, axis.mul, in, outputs).last;
+  return {first, most(first, last)};
+}
+
+// Rows and columns of outputs alone.
+template <class A>
+Patch<A> some_rows(Patch<A> p, const Range& rows) {
+  p.rows = rows.last - rows.first, p.x += rows.first * p.x_down, p.gy += rows.first * p.gy_down;
+  return p;
+}
+template <class A>
+Patch<A> some_columns(Patch<A> p, const Range& columns) {
+  p.columns = columns.last - columns.first;
+  p.x += columns.first * p.x_right, p.gy += columns.first * lanes<A>;
+  return p;
+}
 
 // Adds to totals[r * filter_row + s], vectors kBlock apart: R filter rows, S columns.
 template <int R, int S, class A>
-void gradients(const Patch<A>& p, const A* x, A* totals, int64_t filter_row) {
+void gradients(const Patch<A>& all, int64_t tap, A* totals, int64_t filter_row) {
+  const Patch<A> p = some_columns(all, outputs_of(all.right, tap, S, all.width, all.columns));
+  const A* x = p.x + tap * p.x_column;
   vec<A> sum[R][S];
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r)
@@ -45,36 +70,34 @@ void gradients(const Patch<A>& p, const A* x, A* totals, int64_t filter_row) {
 
 // R filter rows of all `columns` of the filter.
 template <int R, class A>
-void filter_rows(const Patch<A>& p, const A* x, A* totals, int64_t columns) {
+void filter_rows(const Patch<A>& p, A* totals, int64_t columns) {
   constexpr int most_columns = R == 3 ? 4 : R == 2 ? 7 : 14;
   for (int64_t s = 0, some; s < columns; s += some) {
     const int64_t left = columns - s;
     A* to = totals + s * kBlock;
-    const A* from = x + s * p.x_column;
     if (left >= most_columns) {
-      some = most_columns, gradients<R, most_columns>(p, from, to, columns);
+      some = most_columns, gradients<R, most_columns>(p, s, to, columns);
     } else if (R < 3 && left >= 5) {
-      some = 5, gradients<R, 5>(p, from, to, columns);
+      some = 5, gradients<R, 5>(p, s, to, columns);
     } else if (left >= 3) {
-      some = 3, gradients<R, 3>(p, from, to, columns);
+      some = 3, gradients<R, 3>(p, s, to, columns);
     } else {
-      some = 1, gradients<R, 1>(p, from, to, columns);
+      some = 1, gradients<R, 1>(p, s, to, columns);
     }
   }
 }
 
 template <class A>
 void filter(const Patch<A>& p, A* totals, int64_t rows, int64_t columns) {
-  const A* x = p.x;
   const bool threes = columns == 3 || columns == 4 || columns < 3;
-  for (int64_t r = 0, some; r < rows; r += some, x += some * p.x_row, totals += some * columns * kBlock) {
-    if (threes && rows - r >= 3) {
-      some = 3, filter_rows<3>(p, x, totals, columns);
-    } else if (rows - r >= 2) {
-      some = 2, filter_rows<2>(p, x, totals, columns);
-    } else {
-      some = 1, filter_rows<1>(p, x, totals, columns);
-    }
+  for (int64_t r = 0, some; r < rows; r += some, totals += some * columns * kBlock) {
+    some = least(rows - r, threes ? 3 : 2);
+    Patch<A> now = some_rows(p, outputs_of(p.down, r, some, p.height, p.rows));
+    if (now.rows == 0) continue;
+    now.x += r * p.x_row;
+    if (some == 3) filter_rows<3>(now, totals, columns);
+    if (some == 2) filter_rows<2>(now, totals, columns);
+    if (some == 1) filter_rows<1>(now, totals, columns);
   }
 }
 
@@ -120,21 +143,26 @@ constexpr int64_t kPixels = 256;  // outputs that a sum runs over before it join
 
 // `totals` is [tap][term][kBlock].
 template <int G, class A>
-void add_band(const Interleaved& b, const A* x, const A* gy, int64_t vectors, int64_t rows, A* totals) {
+void add_band(const Interleaved& b, const A* x, const A* gy, int64_t vectors, int64_t band, int64_t rows, A* totals) {
   constexpr int64_t N = lanes<A>;
   const PhaseAxis &height = b.rows_of[0], &width = b.columns_of[0];
   const int64_t at_once = most(1, kPixels / b.width.out), row = b.pitch * N;
   for (int64_t v = 0; v < vectors; ++v, x += b.rows * row, gy += b.phase_rows * b.width.out * N, totals += N)
     for (int64_t h = 0; h < rows; h += at_once) {
-      const Patch<A> p{x + (height.first - b.top + h * height.mul) * row + (width.first + b.lead) * N,
-                       gy + h * b.width.out * N,
-                       least(at_once, rows - h),
-                       b.width.out,
-                       height.mul * row,
-                       width.mul * N,
-                       b.width.out * N,
-                       height.apart * row,
-                       width.apart * N};
+      Patch<A> p{x + (height.first - b.top + h * height.mul) * row + (width.first + b.lead) * N,
+                 gy + h * b.width.out * N,
+                 least(at_once, rows - h),
+                 b.width.out,
+                 height.mul * row,
+                 width.mul * N,
+                 b.width.out * N,
+                 height.apart * row,
+                 width.apart * N,
+                 height,
+                 width,
+                 b.height.in,
+                 b.width.in};
+      p.down.first += (band * b.phase_rows + h) * height.mul;
       if constexpr (G == 1) {
         filter(p, totals, height.taps, width.taps);
       } else {
@@ -180,7 +208,7 @@ void gradient_task(const InterleavedGradient& p, int64_t block, int64_t split, c
     const T* gy = static_cast<const T*>(c.gy) + n * c.gy_strides.n + first * c.gy_strides.c;
     read_gradients(b, c.layout, m.gy, gy + top * c.gy_strides.at[1], c.gy_strides, channels, rows);
     with_terms<A>(p.terms, [&](auto terms) {
-      add_band<terms.value>(b, m.x, m.gy, (channels + lanes<A> - 1) / lanes<A>, rows, m.totals);
+      add_band<terms.value>(b, m.x, m.gy, (channels + lanes<A> - 1) / lanes<A>, band, rows, m.totals);
     });
   }
   for (int64_t lane = 0; lane < channels; ++lane)

@@ -18,6 +18,8 @@ void direct_correlation(const void* context, int64_t begin, int64_t end);
 void direct_weight_gradient(const void* context, int64_t begin, int64_t end);
 void bias_gradient(const void* context, int64_t begin, int64_t end);
 void planar_depthwise(const void* context, int64_t begin, int64_t end);
+void rows_depthwise(const void* context, int64_t begin, int64_t end);
+void rows_gradient(const void* context, int64_t begin, int64_t end);
 void pixel_depthwise(const void* context, int64_t begin, int64_t end);
 void pixel_pack(const void* context, int64_t begin, int64_t end);
 void planar_gradient(const void* context, int64_t begin, int64_t end);

@@ -146,6 +146,73 @@ void (*line_for(const PhaseAxis& w))(const Line<T>&) {
   return line<T, 0, 0>;
 }
 
+// Both phases of P pairs of outputs from pair i on, all of whose taps lie inside: the even output of a pair reads S0
+// pixels, the odd one S1, which begin D later.
+template <class T, int S0, int S1, int D, int P>
+void inner_pairs(const Line<T>& even, const Line<T>& odd, int64_t i) {
+  using A = accumulator_t<T>;
+  const PhaseAxis &w0 = even.width, &w1 = odd.width;
+  const int64_t pixel = even.channels, start = (i + w0.first) * pixel;
+  constexpr int last = P - 1 + (S0 > S1 + D ? S0 : S1 + D);
+  T* write_ahead = even.out + i * even.out_step + most(kAhead, P * even.out_step);
+  for (int64_t at = 0; at < pixel; at += lanes<A>) {
+    prefetch<2 * P * lanes<A> * sizeof(T), true>(write_ahead + at * 2 * P);
+    const int64_t c = least(at, pixel - lanes<A>);  // the last vector overlaps the one before
+    vec<A> sum[P][2];
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) sum[p][0] = sum[p][1] = load(even.bias + c);
+    for (const SourceRow<T>* row = even.rows; row < even.rows + even.count; ++row) {
+      const T* from = row->source + start + c;
+      __builtin_prefetch(from + P * pixel);
+      const A *weights0 = even.weights + (row->tap + w0.tap) * pixel + c,
+              *weights1 = odd.weights + (row->tap + w1.tap) * pixel + c;
+      vec<A> weight0[S0], weight1[S1];
+#pragma GCC unroll 4
+      for (int s = 0; s < S0; ++s) weight0[s] = load(weights0 + s * w0.tap_step * pixel);
+#pragma GCC unroll 4
+      for (int s = 0; s < S1; ++s) weight1[s] = load(weights1 + s * w1.tap_step * pixel);
+#pragma GCC unroll 16
+      for (int k = 0; k < last; ++k, from += pixel) {
+        const vec<A> value = load_as<A>(from);
+#pragma GCC unroll 8
+        for (int p = 0; p < P; ++p) {
+          if (k >= p && k < p + S0) sum[p][0] += weight0[k - p] * value;
+          if (k >= p + D && k < p + D + S1) sum[p][1] += weight1[k - p - D] * value;
+        }
+      }
+    }
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) {
+      store_as<T, A>(even.out + (i + p) * even.out_step + c, sum[p][0]);
+      store_as<T, A>(odd.out + (i + p) * odd.out_step + c, sum[p][1]);
+    }
+  }
+}
+
+// A whole output row of dgrad at a stride of two: its phases together, so that it is written in order.
+template <class T, int S0, int S1, int D>
+void pair_line(const Line<T>& even, const Line<T>& odd) {
+  constexpr int P = 4;
+  const Range a = inner_outputs(even.width, even.in), b = inner_outputs(odd.width, odd.in);
+  const int64_t first = most(a.first, b.first), last = least(a.last, b.last);
+  if (last - first < P) return line<T, 0, 0>(even), line<T, 0, 0>(odd);
+  edges(even, 0, first), edges(odd, 0, first);
+  for (int64_t i = first; i < last; i += P) inner_pairs<T, S0, S1, D, P>(even, odd, least(i, last - P));
+  edges(even, last, even.width.outputs), edges(odd, last, odd.width.outputs);
+}
+
+template <class T>
+void (*pair_line_for(const PixelDepthwise& p))(const Line<T>&, const Line<T>&) {
+  const AxisMap& width = p.problem.axis[2];
+  if (width.mul != 1 || width.div != 2 || p.multiplier > 1 || p.channels < lanes<accumulator_t<T>>) return nullptr;
+  const PhaseAxis &even = p.phase[2][0], &odd = p.phase[2][1];
+  if (even.apart != 1 || odd.apart != 1) return nullptr;
+  const int64_t apart = odd.first - even.first;
+  if (even.taps == 1 && odd.taps == 2 && apart == 0) return pair_line<T, 1, 2, 0>;
+  if (even.taps == 3 && odd.taps == 2 && apart == 1) return pair_line<T, 3, 2, 1>;
+  return nullptr;
+}
+
 }  // namespace
 
 void pixel_depthwise(const void* context, int64_t begin, int64_t end) {
@@ -153,6 +220,7 @@ void pixel_depthwise(const void* context, int64_t begin, int64_t end) {
   const Correlation& c = p.problem;
   visit_dtype(c.dtype, [&](auto type) {
     using T = decltype(type);
+    const auto pairs = pair_line_for<T>(p);
     auto* rows = static_cast<SourceRow<T>*>(scratch(size_t(c.axis[0].taps * c.axis[1].taps) * sizeof(SourceRow<T>)));
     for (int64_t index = begin; index < end; ++index) {
       const int64_t h = index % c.axis[1].out, d = index / c.axis[1].out % c.axis[0].out;
@@ -164,6 +232,13 @@ void pixel_depthwise(const void* context, int64_t begin, int64_t end) {
       l.weights = static_cast<const accumulator_t<T>*>(p.packed), l.bias = l.weights + p.taps * p.channels;
       l.out_step = c.axis[2].div * c.dst_strides.at[2];
       T* to = static_cast<T*>(c.dst) + n * c.dst_strides.n + d * c.dst_strides.at[0] + h * c.dst_strides.at[1];
+      if (pairs) {
+        Line<T> odd = l;
+        l.width = p.phase[2][0], l.out = to;
+        odd.width = p.phase[2][1], odd.out = to + c.dst_strides.at[2];
+        pairs(l, odd);
+        continue;  // dgrad has no epilogue
+      }
       for (int64_t f = 0; f < c.axis[2].div; ++f) {
         l.width = p.phase[2][f], l.out = to + f * c.dst_strides.at[2];
         if (l.width.outputs > 0) line_for<T>(l.width)(l);

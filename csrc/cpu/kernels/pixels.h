@@ -4,6 +4,7 @@
 
 #include "cpu/depthwise.h"
 #include "cpu/kernels/convert.h"
+#include "cpu/kernels/range.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
@@ -41,18 +42,6 @@ template <int64_t Bytes, bool Write>
 inline __attribute__((always_inline)) void prefetch(const void* from) {
 #pragma GCC unroll 32
   for (int64_t at = 0; at < Bytes; at += 64) __builtin_prefetch(static_cast<const char*>(from) + at, Write, 3);
-}
-
-struct Range {
-  int64_t first, last;  // half open
-};
-
-inline int64_t ceil_div(int64_t a, int64_t b) { return a > 0 ? (a + b - 1) / b : 0; }  // 0 for what is negative
-
-// The i in [0, count) for which 0 <= start + i*step < end.
-inline Range inside(int64_t start, int64_t step, int64_t end, int64_t count) {
-  const int64_t first = least(ceil_div(-start, step), count);
-  return {first, most(first, least(ceil_div(end - start, step), count))};
 }
 
 // The outputs of a phase all of whose taps are inside.

@@ -13,6 +13,8 @@ const Kernels table{
     .direct_weight_gradient = direct_weight_gradient,
     .bias_gradient = bias_gradient,
     .planar_depthwise = planar_depthwise,
+    .rows_depthwise = rows_depthwise,
+    .rows_gradient = rows_gradient,
     .pixel_depthwise = pixel_depthwise,
     .pixel_pack = pixel_pack,
     .planar_gradient = planar_gradient,

@@ -14,6 +14,8 @@ struct Kernels {
   Task direct_weight_gradient;  // WeightGradient; a task is one (k, c) filter
   Task bias_gradient;           // BiasGradient; a task is one channel
   Task planar_depthwise;        // PlanarDepthwise
+  Task rows_depthwise;          // RowsDepthwise
+  Task rows_gradient;           // RowsGradient
   Task pixel_depthwise;         // PixelDepthwise
   Task pixel_pack;
   Task planar_gradient;         // PlanarGradient
