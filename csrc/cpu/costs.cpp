@@ -46,7 +46,7 @@ Rate depthwise_rate(const ConvProblem& p, Pass pass) {
     const double edges = (1 + 2 * border) * (p.dilation[2] > 1 ? 1.3 : 1);  // taps apart share no loads
     if (pass == Pass::fprop) return strided ? Rate{3, 0.12, 0.04 * edges} : Rate{3, 0.15, 0.038 * edges};
     if (pass == Pass::dgrad) return strided ? Rate{3, 0.25 + 1.5 * row, 0.06} : Rate{3, 0.15 + row, 0.038 * edges};
-    return {3, 0.1 + 2.2 * row, strided ? 0.1 : 0.077};
+    return strided ? Rate{3, 0.1 + 2.2 * row, 0.1} : Rate{3, 0.05 + 6 * row, 0.06};
   }
   const double planes = double(p.n * p.k) / double(p.x_elements() + p.y_elements());
   if (by_rows(p)) return {3, 0.13 + 70 * planes, 0.02};
@@ -84,7 +84,8 @@ Rate interleaved_rate(const ConvProblem& p, Pass pass) {
   const double again = pass == Pass::wgrad && volume(p.filter) > 128 ? 0.0002 * double(p.out[2]) : 0;
   const bool far = p.layout == Layout::nhwc && elements > 1.2e6;
   const double plane = p.layout == Layout::nchw ? 25 * double(p.n * p.c) / elements : 0;
-  const double inside = taps_inside(p, 1, 1) * taps_inside(p, 2, 7);
+  // What is left of a row of taps is shorter: a tenth of them must go before it shows.
+  const double inside = std::min(1.0, 1.1 * taps_inside(p, 1, 1) * taps_inside(p, 2, 7));
   return {3, 0.18 + 0.05 * padded + plane + (far ? 0.2 : 0), (0.033 + again) * inside * filled(p.c)};
 }
 

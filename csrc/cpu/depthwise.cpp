@@ -6,6 +6,7 @@
 
 #include "cpu/costs.h"
 #include "cpu/entries.h"
+#include "cpu/results.h"
 #include "cpu/rows.h"
 
 namespace fastconv::cpu {
