@@ -5,7 +5,8 @@
 // Fitted (non-negative least squares of relative error, float32, one thread of an AMD EPYC with AVX2, torch 2.13) to
 // some 60 convolutions and 45 poolings a kernel; median error 10 %, nine in ten within a factor of two. Depthwise
 // and grouped layers (bench's suites of those names, at batches of one and four) were fitted on a busy machine: median
-// error 25 %, and in the geometric mean the chosen kernel takes 3 to 10 % longer than the fastest. Only ratios decide,
+// error 25 %, and in the geometric mean the chosen kernel takes 3 to 10 % longer than the fastest; the row
+// kernels' rates (cpu/rows.h) are those of a few layers, scaled by their neighbours'. Only ratios decide,
 // and both sides of a comparison were timed in turn, so other machines shift the border little.
 #pragma once
 

@@ -70,7 +70,7 @@ void sum_rows(const Group<A>& g, int64_t width) {
   int64_t columns[4], left = (last - 1) / lanes<A>;
   for (int64_t at = lanes<A>, some; left > 0; left -= some) {
     some = left == 5 || left == 6 ? 3 : least(left, 4);
-    for (int64_t v = 0; v < some; ++v, at += lanes<A>) columns[v] = least(at, last - 1);
+    for (int64_t v = 0; v < some; ++v, at += lanes<A>) columns[v] = at;
     if (some == 4) sum_tiles<false, N, 4>(g, columns);
     if (some == 3) sum_tiles<false, N, 3>(g, columns);
     if (some == 2) sum_tiles<false, N, 2>(g, columns);
