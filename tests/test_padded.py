@@ -131,6 +131,75 @@ def test_plans_say_which_way() -> None:
         assert fastconv.plan("padded_conv2d", x, w, groups=8).problem.padding_mode == "zeros"
 
 
+#: kernel -> cases that it maps: narrow, tall (several bands), strided so that nobody but padding reads the last columns
+MAPPED: dict[str, list[dict[str, Any]]] = {
+    "interleaved": [
+        {"c": 5, "size": (9, 11), "window": 3, "padding": 1},
+        {"c": 17, "size": (4, 3), "window": 5, "padding": 2},
+        {"c": 18, "size": (90, 40), "window": 7, "padding": 3},
+        {"c": 16, "size": (11, 12), "window": 3, "padding": 1, "stride": 2},
+        {"c": 3, "size": (8, 10), "window": 2, "padding": "same"},
+        {"c": 8, "size": (13, 9), "window": 3, "padding": 2, "dilation": 2, "groups": 2},
+    ],
+    "blocked": [
+        {"c": 3, "k": 20, "size": (9, 11), "window": 3, "padding": 1, "groups": 1},
+        {"c": 4, "k": 6, "size": (4, 3), "window": 5, "padding": 2, "groups": 2},
+        {"c": 20, "k": 9, "size": (90, 33), "window": 3, "padding": 1, "groups": 1},
+        {"c": 5, "k": 17, "size": (11, 12), "window": 3, "padding": 1, "stride": 2, "groups": 1},
+        {"c": 2, "k": 4, "size": (5, 6, 7), "window": 3, "padding": 1, "groups": 1},
+        {"c": 4, "k": 4, "size": (30,), "window": 5, "padding": 4, "dilation": 2, "groups": 1},
+    ],
+    "depthwise": [
+        {"c": 5, "size": (9, 11), "window": 3, "padding": 1},
+        {"c": 2, "size": (4, 3), "window": 5, "padding": 2},
+        {"c": 3, "size": (90, 70), "window": 7, "padding": 3},
+        {"c": 4, "size": (11, 12), "window": 3, "padding": 1, "stride": 2},
+        {"c": 3, "size": (8, 10), "window": 2, "padding": "same"},
+        {"c": 2, "size": (5, 6, 7), "window": 3, "padding": 1},
+        {"c": 2, "size": (13, 17), "window": 3, "padding": (3, 0), "stride": (1, 3)},
+    ],
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("kernel", "case"), [(kernel, case) for kernel, cases in MAPPED.items() for case in cases], ids=str
+)
+def test_the_cpu_pads_as_it_reads(kernel: str, case: dict[str, Any], mode: str) -> None:
+    """fprop and wgrad of small integers, without a padded copy, by every kernel that maps the padding."""
+    c, k, rank = case["c"], case.get("k", case["c"]), len(case["size"])
+    arguments = {"groups": c} | {
+        name: value for name, value in case.items() if name not in ("c", "k", "size", "window")
+    }
+    x = integer_tensor((2, c, *case["size"]), seed=1, high=2)
+    w = integer_tensor((k, c // arguments["groups"], *[case["window"]] * rank), seed=2, high=2)
+    x64, w64 = x.double(), w.double().requires_grad_()
+    y64 = torchs(rank, mode, x64, w64, None, **arguments)
+    gy = integer_tensor(y64.shape, seed=3, high=2)
+    exact = y64.detach(), torch.autograd.grad(y64, w64, gy.double())[0]
+    given = (None, *(arguments.get(name, 1) for name in ("stride", "padding", "dilation", "groups")), mode)
+    layouts = [torch.contiguous_format, {2: torch.channels_last}.get(rank)][: 1 if kernel == "depthwise" else 2]
+    for layout in filter(None, layouts):
+        for dtype in (torch.float32, torch.float64, torch.bfloat16):
+            own = x.to(dtype, memory_format=layout), w.to(dtype, memory_format=layout).requires_grad_()
+            with fastconv.use_kernel(kernel):
+                for pass_ in ("fprop", "wgrad"):
+                    plan = fastconv.plan(f"padded_conv{rank}d", *own, *given, pass_=pass_)
+                    assert plan.kernel == kernel and not isinstance(plan, PadsFirstPlan), plan.explain()
+                y = ours(rank, mode, *own, None, **arguments)
+                gw = torch.autograd.grad(y, own[1], gy.to(dtype, memory_format=layout))[0]
+            for found, expected in zip((y.detach(), gw), exact, strict=True):
+                assert torch.equal(found, expected.to(dtype)), (layout, dtype, plan.pass_)
+
+
+def test_the_cpu_maps_where_that_is_cheaper() -> None:
+    x, w = torch.zeros(8, 64, 56, 56), torch.zeros(64, 1, 7, 7)
+    assert fastconv.plan("padded_conv2d", x, w, None, 1, 3, 1, 64).kernel in MAPPED
+    dense = torch.zeros(256, 64, 3, 3)  # PyTorch's operator on a padded copy is quicker than any kernel that maps
+    plan = fastconv.plan("padded_conv2d", x, dense, None, 1, 1)
+    assert isinstance(plan, PadsFirstPlan) and plan.kernel == "aten"
+
+
 def test_a_layer_runs_what_its_plan_says(monkeypatch: pytest.MonkeyPatch) -> None:
     """No padded copy where the padding is mapped: PyTorch is never asked for one."""
     x = random_tensor((1, 4, 6, 5), seed=1)

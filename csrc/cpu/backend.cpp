@@ -16,6 +16,8 @@ namespace {
 
 // With an epilogue "aten" is the composition: the best plan without one, then PyTorch's operators on its result.
 Cost cost_of_aten(const ConvProblem& p, Pass pass, const PlanOptions& options) {
+  if (p.pad_mode != PadMode::zeros && pass != Pass::bgrad)
+    return pads_first_cost(p, pass, options, cpu::padding_cost(p, pass, options));
   Cost best = cpu::conv_cost(p, pass, options, cpu::Maker::aten);
   if (refuse_epilogue(options).empty()) return best;
   PlanOptions plain = options;

@@ -65,6 +65,8 @@ BandPlan::BandPlan(const AxisMap (&axis)[3], int64_t bytes) {
   const Reach columns = reach_of(axis[2]);
   b.lead = std::max<int64_t>(0, -columns.low);
   b.pixels = b.lead + std::max<int64_t>(1, columns.high + (outputs_of(axis[2]) - 1 + kOverrun) * axis[2].mul + 1);
+  // What pads may lie anywhere in a row, which is read as a whole then.
+  if (axis[2].pad_mode != PadMode::zeros) b.pixels = std::max(b.pixels, b.lead + axis[2].in);
   b.row = b.pixels * kBlock, b.step = axis[2].mul * kBlock;
   b.first_row = reach_of(axis[1]).low;
   for (int64_t d = 0; d < axis[0].div; ++d) b.slots = std::max(b.slots, int64_t(taps_of(axis[0], d).size()));

@@ -18,6 +18,7 @@ int64_t band_bytes(int64_t channels, DType dtype) { return (accumulator_size(dty
 std::string refuse(const ConvProblem& p, Pass pass, const PlanOptions& options) {
   if (pass == Pass::gather) return "a convolution has no gather pass";
   if (pass == Pass::bgrad) return "the bias gradient has no filter";
+  if (auto reason = refuse_folding(p, pass); !reason.empty()) return reason;
   if (auto reason = refuse_smooth(options); !reason.empty()) return reason;
   const Correlation task = correlation(p, pass == Pass::dgrad ? pass : Pass::fprop);
   return refuse_band(task.axis, band_bytes(task.src_channels, p.dtype));
@@ -80,8 +81,10 @@ Prepared<ConvProblem> prepare(const ConvProblem& p, Pass pass, const PlanOptions
 }  // namespace
 
 Kernel<ConvProblem> blocked_entry() {
-  return {"blocked", "dense and grouped, any stride and dilation; blocks of output channels, packed weights", refuse,
-          cost, prepare};
+  return {"blocked", "dense and grouped, any stride and dilation; blocks of output channels, packed weights",
+          refuse,    cost,
+          prepare,   nullptr,
+          true};
 }
 
 }  // namespace fastconv::cpu

@@ -254,6 +254,13 @@ double elementwise_microseconds(const ConvProblem& p, const PlanOptions& options
   return total({2, 0.15, 0}, outputs, 0, dtype_factor(p.dtype, Maker::direct, false), outputs, 0, options).microseconds;
 }
 
+Cost padding_cost(const ConvProblem& p, Pass pass, const PlanOptions& options) {
+  const ConvProblem padded = p.padded();
+  const double elements = double(p.x_elements() + padded.x_elements());
+  const Rate rate = pass == Pass::dgrad ? Rate{40, 0.5, 0} : Rate{8, 0.5, 0};
+  return total(rate, elements, 0, 1, elements, elements * double(size_of(p.dtype)), options);
+}
+
 Cost pool_cost(const PoolProblem& p, Pass pass, const PlanOptions& options, Maker maker) {
   Cost cost = pool_pass_cost(p, pass, options, maker);
   if (p.kind != PoolKind::max) return cost;

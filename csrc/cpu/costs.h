@@ -27,6 +27,8 @@ Cost conv_cost(const ConvProblem& problem, Pass pass, const PlanOptions& options
 // One of PyTorch's operators in place on a convolution's result: 0.07 (relu_) to 0.35 ns an element (add_, beyond the
 // caches).
 double elementwise_microseconds(const ConvProblem& problem, const PlanOptions& options);
+// PyTorch's padding other than by zeros written out, or its gradient folded back.
+Cost padding_cost(const ConvProblem& problem, Pass pass, const PlanOptions& options);
 Cost pool_cost(const PoolProblem& problem, Pass pass, const PlanOptions& options, Maker maker);
 
 }  // namespace fastconv::cpu

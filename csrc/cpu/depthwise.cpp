@@ -15,6 +15,8 @@ namespace {
 std::string refuse(const ConvProblem& p, Pass pass, const PlanOptions& options) {
   if (pass == Pass::gather) return "a convolution has no gather pass";
   if (pass == Pass::bgrad) return "the bias gradient has no filter";
+  if (auto reason = refuse_folding(p, pass); !reason.empty()) return reason;
+  if (p.pad_mode != PadMode::zeros && p.layout == Layout::nhwc) return "reads pixels where they lie: only zeros pad";
   if (p.c_per_group() != 1) return concat(p.c_per_group(), " input channels per group: not depthwise");
   if (pass == Pass::dgrad && p.k_per_group() != 1)
     return concat(p.k_per_group(), " filters a channel: dgrad takes one");
@@ -180,8 +182,12 @@ bool by_rows(const ConvProblem& p) {
 
 Kernel<ConvProblem> depthwise_entry() {
   return {"depthwise",
-          "one filter a channel, any stride and dilation; vectors along the width (NCHW) or of channels (NHWC)", refuse,
-          cost, prepare};
+          "one filter a channel, any stride and dilation; vectors along the width (NCHW) or of channels (NHWC)",
+          refuse,
+          cost,
+          prepare,
+          nullptr,
+          true};
 }
 
 }  // namespace fastconv::cpu

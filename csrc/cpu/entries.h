@@ -23,6 +23,11 @@ inline Correlation with_epilogue(Correlation task, const PlanOptions& options) {
 inline void set_addresses(Correlation& task, const ConvArgs& args) {
   task.src = args.a, task.w = args.b, task.bias = args.bias, task.residual = args.residual, task.dst = args.out;
 }
+// Kernels that map padding do so as they copy what they read; dgrad would have to fold what it writes.
+inline std::string refuse_folding(const ConvProblem& p, Pass pass) {
+  if (p.pad_mode == PadMode::zeros || pass != Pass::dgrad) return "";
+  return concat("reads padding by ", name_of(p.pad_mode), ", but folds no gradient");
+}
 // Exponentials are left to PyTorch's vectorised ones: a pass over the result costs less than calls to libm's.
 inline std::string refuse_smooth(const PlanOptions& options) {
   if (is_piecewise(options.activation)) return "";

@@ -27,6 +27,7 @@ Correlation correlation(const ConvProblem& p, Pass pass) {
   for (int i = 0; i < 3; ++i) {
     const AxisMap axis = window_axis(p.in[i], p.out[i], p.filter[i], p.stride[i], p.pad_lo[i], p.dilation[i]);
     task.axis[i] = forward ? axis : transpose(axis);
+    if (forward) task.axis[i].pad_mode = p.pad_mode;
   }
   const Strides x = dense_strides(p.layout, p.c, p.in), y = dense_strides(p.layout, p.k, p.out);
   task.src_strides = forward ? x : y, task.dst_strides = forward ? y : x;
@@ -40,8 +41,10 @@ WeightGradient weight_gradient(const ConvProblem& p) {
   WeightGradient task{};
   task.dtype = p.dtype, task.layout = p.layout;
   task.n = p.n, task.groups = p.groups, task.c = p.c_per_group(), task.k = p.k_per_group();
-  for (int i = 0; i < 3; ++i)
+  for (int i = 0; i < 3; ++i) {
     task.axis[i] = window_axis(p.in[i], p.out[i], p.filter[i], p.stride[i], p.pad_lo[i], p.dilation[i]);
+    task.axis[i].pad_mode = p.pad_mode;
+  }
   task.x_strides = dense_strides(p.layout, p.c, p.in), task.gy_strides = dense_strides(p.layout, p.k, p.out);
   weight_strides(p, task.w_k, task.w_c, task.w_tap);
   task.w_group = task.k * task.w_k;

@@ -3,7 +3,7 @@
 // constructor, a virtual or a container.
 #pragma once
 
-#include "fastconv/problem.h"
+#include "fastconv/padding.h"
 
 namespace fastconv::cpu {
 
@@ -17,12 +17,14 @@ namespace fastconv::cpu {
 struct AxisMap {
   int64_t out, in, taps, mul, add, step, div;
   bool adaptive = false;
+  PadMode pad_mode = PadMode::zeros;  // of a forward window; what does not say otherwise pads with zeros
 
   int64_t begin(int64_t o) const { return o * mul / div; }
   int64_t end(int64_t o) const { return ((o + 1) * mul + div - 1) / div; }
   // Of a forward window: where tap 0 lies, if need be outside the source.
   int64_t origin(int64_t o) const { return adaptive ? begin(o) : o * mul + add; }
 
+  int64_t pads_before() const { return -add; }  // of a forward window
   // The source index, or -1 if tap t does not exist for output o. Of adaptive windows, forward only.
   int64_t source(int64_t o, int64_t t) const {
     if (adaptive) return t < end(o) - begin(o) ? begin(o) + t : -1;

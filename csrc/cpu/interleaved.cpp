@@ -17,6 +17,7 @@ constexpr int64_t kTasks = 32;        // of wgrad, about: whatever the number of
 std::string refuse(const ConvProblem& p, Pass pass, const PlanOptions& options) {
   if (pass == Pass::gather) return "a convolution has no gather pass";
   if (pass == Pass::bgrad) return "the bias gradient has no filter";
+  if (auto reason = refuse_folding(p, pass); !reason.empty()) return reason;
   const int64_t c = p.c_per_group(), k = p.k_per_group();
   if (c != k || (c != 1 && c != 4 && c != 8))
     return concat("groups of ", c, " channels to ", k, ": 1, 4 or 8 to as many");
@@ -88,6 +89,8 @@ InterleavedPlan::InterleavedPlan(const AxisMap (&axis)[3], int64_t most) : phase
   const int64_t outputs = phases_.axis[1][0].outputs;
   b.lead = std::max<int64_t>(0, -columns.low);
   b.pitch = b.lead + std::max<int64_t>(1, columns.high + (phases_.axis[2][0].outputs - 1) * b.width.mul + 1);
+  // What pads may lie anywhere in a row, which is read as a whole then.
+  if (b.width.pad_mode != PadMode::zeros) b.pitch = std::max(b.pitch, b.lead + b.width.in);
   b.top = rows.low, b.taps = b.height.taps * b.width.taps;
   const auto rows_for = [&](int64_t phase_rows) { return (phase_rows - 1) * b.height.mul + rows.high - rows.low + 1; };
   const auto pixels = [&](int64_t phase_rows) {
@@ -104,7 +107,11 @@ Kernel<ConvProblem> interleaved_entry() {
   return {"interleaved",
           "one filter a channel, or groups of four or eight; blocks of channels side by side in a padded copy that "
           "stays in cache",
-          refuse, cost, prepare};
+          refuse,
+          cost,
+          prepare,
+          nullptr,
+          true};
 }
 
 }  // namespace fastconv::cpu

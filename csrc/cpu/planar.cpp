@@ -77,6 +77,8 @@ PlanarPlan::PlanarPlan(const AxisMap (&axis)[3], int64_t bytes) : phases_(axis) 
   const int64_t wide = axis[2].mul, outputs = phases_.axis[2][0].outputs, total = phases_.axis[1][0].outputs;
   b.lead = round_up(std::max<int64_t>(0, -floor_div(columns.low, wide)));
   b.line = round_up(b.lead + std::max<int64_t>(0, floor_div(columns.high + (outputs - 1) * wide, wide)) + 1);
+  // What pads may lie anywhere in a row, which is read as a whole then.
+  if (axis[2].pad_mode != PadMode::zeros) b.line = std::max(b.line, b.lead + round_up((axis[2].in + wide - 1) / wide));
   b.row = b.line * wide, b.top = rows.low, b.out_line = round_up(outputs);
   for (const PhaseAxis& depth : phases_.axis[0]) b.slots = std::max(b.slots, depth.taps);
   // As many rows as fit the budget, then evened out over the bands.

@@ -11,8 +11,8 @@
 // axis.
 #pragma once
 
+#include "fastconv/padding.h"
 #include "kernels/depthwise.h"
-#include "kernels/padding.h"
 
 namespace fastconv::kernels {
 

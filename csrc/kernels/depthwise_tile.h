@@ -12,8 +12,8 @@
 #pragma once
 
 #include "device/device.h"
+#include "fastconv/padding.h"
 #include "kernels/depthwise_tile_params.h"
-#include "kernels/padding.h"
 
 namespace fastconv::kernels {
 

@@ -9,6 +9,22 @@ namespace fastconv {
 // Its cost where it is no rival: dearer than any kernel that accepts, so that PyTorch runs only what is left.
 constexpr double last_resort_microseconds = 1e12;
 
+// Of whatever accepts.
+inline Cost cheapest(const ConvProblem& p, Pass pass, const PlanOptions& options) {
+  Cost best{2 * last_resort_microseconds};
+  for (const Candidate& each : candidates(p, pass, options))
+    if (each.accepted && each.cost.microseconds < best.microseconds) best = each.cost;
+  return best;
+}
+
+// The padded input by its cheapest kernel, and `move`: to write it, or to fold its gradient.
+inline Cost pads_first_cost(const ConvProblem& p, Pass pass, PlanOptions options, const Cost& move) {
+  options.kernel = options.pinned = "";
+  Cost cost = cheapest(p.padded(), pass, options);
+  cost.microseconds += move.microseconds, cost.bytes += move.bytes;
+  return cost;
+}
+
 template <class Problem>
 Kernel<Problem> aten_entry(Cost (*cost)(const Problem&, Pass, const PlanOptions&)) {
   return {"aten",

@@ -15,6 +15,19 @@ Kernel<Problem> last_resort() {
   });
 }
 
+template <>
+Kernel<ConvProblem> last_resort() {
+  return aten_entry<ConvProblem>([](const ConvProblem& p, Pass pass, const PlanOptions& options) {
+    const Cost none{last_resort_microseconds, p.flops(pass), p.bytes(pass)};
+    if (p.pad_mode == PadMode::zeros || pass == Pass::bgrad) return none;
+    const double bytes = double((p.padded().x_elements() + p.x_elements()) * size_of(p.dtype));
+    Cost move = planner::roofline(p.dtype, {1, 0, 1, bytes});
+    // PyTorch's operators: some three to pad, and to fold two for each side of an axis.
+    move.microseconds += (pass == Pass::dgrad ? 7 : 2) * planner::h100.launch_microseconds;
+    return pads_first_cost(p, pass, options, move);
+  });
+}
+
 template <class Problem>
 std::vector<Kernel<Problem>> ending_with_aten(std::vector<Kernel<Problem>> table) {
   table.push_back(last_resort<Problem>());

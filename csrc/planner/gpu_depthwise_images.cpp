@@ -19,13 +19,6 @@ RimAxis rim_axis(const ConvProblem& p, int i) {
   return a;
 }
 
-// The padded input as a problem of its own; the zeros that padding is then taken for have no extent.
-ConvProblem padded(ConvProblem p) {
-  for (int i = 0; i < 3; ++i) p.in[i] += p.pad_lo[i] + p.pad_hi[i], p.pad_lo[i] = p.pad_hi[i] = 0;
-  p.pad_mode = PadMode::zeros;
-  return p;
-}
-
 // The adjoint of padding, as a convolution of one tap whose output is the padded input.
 ConvProblem folding(ConvProblem p) {
   p.k = p.groups = p.c;
@@ -80,7 +73,7 @@ Cost cost_of(const ConvProblem& p, const Images& images) {
 }
 
 Images made(const ConvProblem& p, bool folds, const PlanOptions& options) {
-  Images images{folds ? padded(p) : p};
+  Images images{folds ? p.padded() : p};
   images.tiled.pad_mode = PadMode::zeros;
   images.params = params_of(p, folds, options);
   images.blocks = ceil_div(p.n * p.c * images.params.elements, depthwise_threads);

@@ -84,6 +84,13 @@ double ConvProblem::flops(Pass pass) const {
   return 2.0 * double(y_elements()) * double(c_per_group()) * double(volume(filter));
 }
 
+ConvProblem ConvProblem::padded() const {
+  ConvProblem p = *this;
+  for (int i = 0; i < 3; ++i) p.in[i] += pad_lo[i] + pad_hi[i], p.pad_lo[i] = p.pad_hi[i] = 0;
+  p.pad_mode = PadMode::zeros;
+  return p;
+}
+
 double ConvProblem::bytes(Pass pass) const {
   if (pass == Pass::bgrad) return double((y_elements() + k) * size_of(dtype));
   return double((x_elements() + w_elements() + y_elements()) * size_of(dtype));

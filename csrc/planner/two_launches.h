@@ -9,20 +9,13 @@
 
 namespace fastconv {
 
-inline Cost cheapest(const ConvProblem& p, const PlanOptions& options) {
-  Cost best{2 * last_resort_microseconds};
-  for (const Candidate& each : candidates(p, Pass::fprop, options))
-    if (each.accepted && each.cost.microseconds < best.microseconds) best = each.cost;
-  return best;
-}
-
 // Blocks and occupancy are of no one kernel.
 inline Cost two_launches_cost(const SeparableProblem& p, Pass, const PlanOptions& options) {
   PlanOptions first, second = options;
   first.threads = options.threads, first.device = options.device, first.math = options.math;
   first.bias = p.bias, first.activation = p.activation, first.slope = p.slope;
   second.kernel = second.pinned = "";
-  const Cost a = cheapest(p.depthwise, first), b = cheapest(p.pointwise(), second);
+  const Cost a = cheapest(p.depthwise, Pass::fprop, first), b = cheapest(p.pointwise(), Pass::fprop, second);
   Cost sum{a.microseconds + b.microseconds, a.flops + b.flops, a.bytes + b.bytes};
   sum.l2_bytes = a.l2_bytes + b.l2_bytes, sum.cycles = a.cycles + b.cycles;
   return sum;

@@ -153,28 +153,51 @@ void write_planes(T* to, const A* from, int64_t total, const Channels& channels)
   }
 }
 
+// What pads a row other than zeros, from its own pixels.
+template <class A>
+void pad_row(const Interleaved& b, A* row) {
+  const auto pad = [&](int64_t pixel) {
+    const int64_t source = b.lead + padding_source(b.width.pad_mode, b.width.in, pixel - b.lead);
+    store(row + pixel * lanes<A>, load(row + source * lanes<A>));
+  };
+  for (int64_t pixel = 0; pixel < b.lead; ++pixel) pad(pixel);
+  for (int64_t pixel = b.lead + b.width.in; pixel < b.pitch; ++pixel) pad(pixel);
+}
+
 // The source rows of band `band`, all vectors of a block whose first channel starts at `plane`. What is left and right
-// of the columns must be zero already.
+// of the columns must be zero already, if zeros pad.
 template <class A, class T>
 void read_band(const Interleaved& b, Layout layout, A* scratch, const T* plane, const Strides& strides,
                int64_t channels, int64_t band) {
   const int64_t top = b.top + band * b.phase_rows * b.height.mul;
   const int64_t first = least(most(0, -top), b.rows), last = most(first, least(b.rows, b.height.in - top));
   const int64_t row = b.pitch * lanes<A>, width = least(b.width.in, b.pitch - b.lead);
+  const PadMode mode = b.height.pad_mode;
   for (int64_t v = 0; v * lanes<A> < channels; ++v, scratch += b.rows * row) {
     const int64_t count = least(lanes<A>, channels - v * lanes<A>);
-    zero(scratch, first * row);
-    zero(scratch + last * row, (b.rows - last) * row);
-    const T* from = plane + v * lanes<A> * strides.c + (top + first) * strides.at[1];
-    A* to = scratch + first * row + b.lead * lanes<A>;
-    if (layout == Layout::nhwc) {
-      for (int64_t i = first; i < last; ++i, to += row, from += strides.at[1])
-        read_pixels(to, from, width, strides.at[2], count);
-    } else if (width == b.width.in) {
-      read_planes(to, row, from, last - first, width, {strides.c, count});
-    } else {  // the last columns of the source are nobody's
-      for (int64_t i = first; i < last; ++i, to += row, from += strides.at[1])
-        read_planes(to, row, from, 1, width, {strides.c, count});
+    // Rows [begin, end) of the band from those of the source that begin with `source`.
+    const auto read = [&](int64_t begin, int64_t end, int64_t source) {
+      const T* from = plane + v * lanes<A> * strides.c + source * strides.at[1];
+      A* to = scratch + begin * row + b.lead * lanes<A>;
+      if (layout == Layout::nhwc) {
+        for (int64_t i = begin; i < end; ++i, to += row, from += strides.at[1])
+          read_pixels(to, from, width, strides.at[2], count);
+      } else if (width == b.width.in) {
+        read_planes(to, row, from, end - begin, width, {strides.c, count});
+      } else {  // the last columns of the source are nobody's
+        for (int64_t i = begin; i < end; ++i, to += row, from += strides.at[1])
+          read_planes(to, row, from, 1, width, {strides.c, count});
+      }
+    };
+    read(first, last, top + first);
+    if (mode == PadMode::zeros) {
+      zero(scratch, first * row);
+      zero(scratch + last * row, (b.rows - last) * row);
+      continue;
+    }
+    for (int64_t i = 0; i < b.rows; ++i) {
+      if (i < first || i >= last) read(i, i + 1, padding_source(mode, b.height.in, top + i));
+      pad_row(b, scratch + i * row);
     }
   }
 }

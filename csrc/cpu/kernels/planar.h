@@ -65,8 +65,19 @@ void copy_rows(A* to, int64_t line, const T* from, int64_t pitch, int64_t rows, 
   for (int64_t i = 0; i < rows; ++i, to += line, from += pitch) convert_line(to, from, count);
 }
 
+// What pads a row other than zeros, from its own elements: element i is in line i % mul, at lead + i / mul.
+template <class A>
+void pad_line(const Planar& b, A* row) {
+  const AxisMap& width = b.axis[2];
+  const int64_t before = b.lead * width.mul, all = b.line * width.mul;
+  const auto at = [&](int64_t element) -> A& { return row[element % width.mul * b.line + element / width.mul]; };
+  const auto pad = [&](int64_t i) { at(i) = at(before + padding_source(width.pad_mode, width.in, i - before)); };
+  for (int64_t i = most(0, before - width.pads_before()); i < before; ++i) pad(i);
+  for (int64_t i = before + width.in; i < all; ++i) pad(i);
+}
+
 // The source rows of band `band` of output slice d, from a plane of a tensor that ends at `end`. The padding left and
-// right of the columns must be in the scratch already: zero it once, before the first band.
+// right of the columns must be in the scratch already, if it is zeros: zero it once, before the first band.
 template <class A, class T>
 void fill_band(const Planar& b, A* scratch, const T* plane, const Strides& strides, int64_t d, int64_t band,
                const T* end) {
@@ -76,9 +87,19 @@ void fill_band(const Planar& b, A* scratch, const T* plane, const Strides& strid
   const int64_t first = least(most(0, -top), b.rows), last = most(first, least(b.rows, height.in - top));
   const int64_t count = least(width.in, (b.line - b.lead) * width.mul);
   for (int64_t slot = 0; slot < depth.taps; ++slot, scratch += b.rows * b.row) {
-    const int64_t slice = depth.first + d / b.axis[0].div * depth.mul + slot * depth.apart;
+    const int64_t slice = padding_source(b.axis[0].pad_mode, b.axis[0].in,
+                                         depth.first + d / b.axis[0].div * depth.mul + slot * depth.apart);
     const bool inside = slice >= 0 && slice < b.axis[0].in;
     const int64_t stop = inside ? last : first;
+    if (height.pad_mode != PadMode::zeros) {
+      for (int64_t i = 0; i < b.rows; ++i) {
+        A* row = scratch + i * b.row;
+        const int64_t source = padding_source(height.pad_mode, height.in, top + i);
+        split_row(row + b.lead, b.line, plane + slice * strides.at[0] + source * strides.at[1], count, width.mul);
+        pad_line(b, row);
+      }
+      continue;
+    }
     if (b.bands * b.axis[0].out > 1) {  // else they are always the same, and zero from the start
       fill(scratch, first * b.row, A(0));
       fill(scratch + stop * b.row, (b.rows - stop) * b.row, A(0));

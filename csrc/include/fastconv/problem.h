@@ -55,6 +55,8 @@ struct ConvProblem {
   int64_t x_elements() const { return n * c * volume(in); }
   int64_t w_elements() const { return k * c_per_group() * volume(filter); }
   int64_t y_elements() const { return n * k * volume(out); }
+  // The same convolution of an input whose padding has been written out.
+  ConvProblem padded() const;
   // Multiply-adds counted twice; the same for fprop, dgrad and wgrad (taps on padding counted as if real).
   double flops(Pass pass) const;
   // Compulsory traffic: each operand read once and the result written once.
