@@ -49,26 +49,26 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 
 def test_a_planted_wrong_choice_is_found(monkeypatch):
     """By the clock: the kernel that the planner prefers is made to sleep."""
-    assert fastconv.plan("conv2d", *DEPTHWISE).kernel == "interleaved"
+    assert fastconv.plan("conv2d", *DEPTHWISE).kernel == "depthwise"
     launch = convolution.conv_launch
 
     def slow(plan: Any, *where: Any) -> Callable[..., Tensor]:
         run = launch(plan, *where)
-        return run if plan.kernel != "interleaved" else lambda *operands: (time.sleep(0.02), run(*operands))[1]
+        return run if plan.kernel != "depthwise" else lambda *operands: (time.sleep(0.02), run(*operands))[1]
 
     monkeypatch.setattr(convolution, "conv_launch", slow)
     report = fastconv.tune("conv2d", *DEPTHWISE, budget=0.1, rounds=5)
     (found,) = report.tuned
-    assert found.planned == "interleaved" != found.pin.kernel and report.changed == [found]
+    assert found.planned == "depthwise" != found.pin.kernel and report.changed == [found]
     assert fastconv.plan("conv2d", *DEPTHWISE).kernel == found.pin.kernel
 
 
 def test_the_fastest_is_pinned_and_reported(clock):
-    clock.update(direct=20.0, interleaved=50.0)
+    clock.update(direct=20.0, depthwise=50.0)
     report = fastconv.tune("conv2d", *DEPTHWISE)
     (found,) = report.tuned
-    assert (found.planned, found.pin.kernel, found.gain) == ("interleaved", "direct", 2.5)
-    assert {trial.kernel for trial in found.trials} == {"direct", "blocked", "depthwise", "interleaved", "aten"}
+    assert (found.planned, found.pin.kernel, found.gain) == ("depthwise", "direct", 2.5)
+    assert {trial.kernel for trial in found.trials} == {"direct", "blocked", "interleaved", "depthwise", "aten"}
     text = str(report)
     assert "→  direct" in text and "the planner's choice" in text and "2.50 times as fast" in text
     for trial in found.trials:
@@ -80,8 +80,8 @@ def test_the_fastest_is_pinned_and_reported(clock):
 
 
 def test_noise_does_not_overrule_the_planner(clock):
-    clock.update(direct=98.0, interleaved=100.0)
-    assert fastconv.tune("conv2d", *DEPTHWISE).tuned[0].pin.kernel == "interleaved"
+    clock.update(direct=98.0, depthwise=100.0)
+    assert fastconv.tune("conv2d", *DEPTHWISE).tuned[0].pin.kernel == "depthwise"
 
 
 def model() -> torch.nn.Sequential:
@@ -196,7 +196,7 @@ def test_it_refuses_where_time_means_nothing():
 def test_the_old_pin_has_no_say_in_the_next_race(clock):
     plans.pin("conv2d", *DEPTHWISE, kernel="blocked")
     (found,) = fastconv.tune("conv2d", *DEPTHWISE).tuned
-    assert found.planned == found.pin.kernel == "interleaved" and len(plans.pinned()) == 1
+    assert found.planned == found.pin.kernel == "depthwise" and len(plans.pinned()) == 1
 
 
 def test_progress_is_optional(clock, monkeypatch):

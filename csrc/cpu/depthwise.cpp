@@ -172,6 +172,7 @@ Prepared<ConvProblem> prepare(const ConvProblem& p, Pass pass, const PlanOptions
 }  // namespace
 
 bool by_rows(const ConvProblem& p) {
+  if (p.pad_mode != PadMode::zeros) return false;
   if (p.layout != Layout::nchw || size_of(p.dtype) != accumulator_size(p.dtype)) return false;
   if (p.in[0] * p.filter[0] * p.out[0] != 1) return false;
   for (int i = 1; i < 3; ++i)

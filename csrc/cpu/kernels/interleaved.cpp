@@ -216,6 +216,7 @@ void sum_band(const Interleaved& b, A* memory, const A* source, const A* packed,
       const PhaseAxis& columns = b.columns_of[f];
       w.rows = rows.taps, w.columns = columns.taps, w.row_apart = rows.apart;
       w.top = rows.first + band * b.phase_rows * b.height.mul, w.left = columns.first;
+      if (b.height.pad_mode != PadMode::zeros) w.top = w.left = 0, w.height = w.width = kEverywhere;
       w.row = rows.apart * b.pitch * N, w.column = columns.apart * N;
       w.source = source + (rows.first - b.top) * b.pitch * N + (columns.first + b.lead) * N;
       const int64_t across = b.width.taps * G * kBlock;

@@ -153,6 +153,9 @@ void write_planes(T* to, const A* from, int64_t total, const Channels& channels)
   }
 }
 
+// The extent of a source whose padding is no zeros to leave out.
+constexpr int64_t kEverywhere = int64_t(1) << 40;
+
 // What pads a row other than zeros, from its own pixels.
 template <class A>
 void pad_row(const Interleaved& b, A* row) {

@@ -163,6 +163,7 @@ void add_band(const Interleaved& b, const A* x, const A* gy, int64_t vectors, in
                  b.height.in,
                  b.width.in};
       p.down.first += (band * b.phase_rows + h) * height.mul;
+      if (b.height.pad_mode != PadMode::zeros) p.down.first = p.right.first = 0, p.height = p.width = kEverywhere;
       if constexpr (G == 1) {
         filter(p, totals, height.taps, width.taps);
       } else {
