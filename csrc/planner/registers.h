@@ -43,8 +43,8 @@ constexpr Registers separable_lines[] = {{"separable<.*WarpTiling<64, 64,[^>]*>,
                                          {"separable<.*WarpTiling<64, 128,", 168}};
 constexpr Registers depthwise_tiled = {"depthwise_tiled<", 96};
 constexpr Registers depthwise_toeplitz_registers = {"depthwise_toeplitz<", 88};
-constexpr Registers depthwise_sums[] = {{"depthwise_sums<.*, 1, 3, [12]>", 96},
-                                        {"depthwise_sums<.*, 1, 5, [12]>", 120},
+constexpr Registers depthwise_sums[] = {{"depthwise_sums<.*, 1, 3, [12]>", 80},
+                                        {"depthwise_sums<.*, 1, 5, [12]>", 128},
                                         {"depthwise_sums<.*, 1, 7, [12]>", 128}};
 // A word of channels a thread.
 constexpr Registers depthwise_word_sums[] = {{"depthwise_sums<.*, 2, 3, [12]>", 96},
