@@ -27,8 +27,10 @@ MIB = 1 << 20
 
 @pytest.fixture(autouse=True)
 def nothing_kept() -> Iterator[None]:
+    """And the native kernels, chosen once: a setting is the process's, so threads must not choose it in turn."""
     fastconv.empty_cache()
-    yield
+    with use_kernel("native"):
+        yield
     fastconv.empty_cache()
 
 
@@ -39,8 +41,7 @@ def kept() -> int:
 def large(value: float, mib: int = 8) -> Tensor:
     """A result: a 1x1 depthwise convolution that multiplies ones by ``value``."""
     x = torch.ones(1, 32, mib, 8192)
-    with use_kernel("native"):
-        return functional.conv2d(x, torch.full((32, 1, 1, 1), float(value)), groups=32)
+    return functional.conv2d(x, torch.full((32, 1, 1, 1), float(value)), groups=32)
 
 
 def asked_for(address: int) -> bool:
@@ -59,9 +60,8 @@ def asked_for(address: int) -> bool:
 @pytest.mark.parametrize("layer", ["conv2d", "max_pool2d"])
 def test_large_results_lie_in_huge_pages(layer: str) -> None:
     x = torch.randn(1, 64, 129, 129)
-    with use_kernel("native"):
-        y = functional.conv2d(x, torch.randn(64, 1, 3, 3), padding=1, groups=64) if layer == "conv2d" else None
-        y = functional.max_pool2d(x, 3, 1, 1) if y is None else y
+    y = functional.conv2d(x, torch.randn(64, 1, 3, 3), padding=1, groups=64) if layer == "conv2d" else None
+    y = functional.max_pool2d(x, 3, 1, 1) if y is None else y
     assert y.nbytes > 2 * HUGE and y.data_ptr() % HUGE == 0
     assert asked_for(y.data_ptr()) and asked_for(y.data_ptr() + y.nbytes - 1)
 
@@ -75,9 +75,8 @@ def test_small_results_are_torchs() -> None:
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_the_result_is_as_torchs(dtype: torch.dtype, layout: torch.memory_format) -> None:
     x = torch.randn(2, 16, 260, 257).to(dtype=dtype, memory_format=layout)
-    with use_kernel("native"):
-        y = functional.max_pool2d(x, 3, 1, 1)
-        again = functional.max_pool2d(x, 3, 1, 1)
+    y = functional.max_pool2d(x, 3, 1, 1)
+    again = functional.max_pool2d(x, 3, 1, 1)
     expected = torch.nn.functional.max_pool2d(x, 3, 1, 1)
     assert y.nbytes >= results.LARGE and not y.untyped_storage().resizable()
     assert y.dtype == dtype and y.stride() == expected.stride() and y.storage_offset() == 0
@@ -184,8 +183,7 @@ def test_gradients_in_such_memory() -> None:
     x = torch.randn(1, 16, 257, 300, requires_grad=True)
     w = torch.randn(16, 1, 3, 3, requires_grad=True)
     gy = torch.randn(1, 16, 257, 300)
-    with use_kernel("native"):
-        gx, gw = torch.autograd.grad(functional.conv2d(x, w, padding=1, groups=16), (x, w), gy)
+    gx, gw = torch.autograd.grad(functional.conv2d(x, w, padding=1, groups=16), (x, w), gy)
     x64, w64 = x.detach().double().requires_grad_(), w.detach().double().requires_grad_()
     expected = torch.autograd.grad(torch.nn.functional.conv2d(x64, w64, padding=1, groups=16), (x64, w64), gy.double())
     assert not gx.untyped_storage().resizable()
