@@ -19,7 +19,7 @@ _empty_strided_cpu = getattr(torch._C._dynamo.guards, "_empty_strided_cpu", None
 def _allocator(shape: Ints, strides: Ints, dtype: torch.dtype, device: torch.device) -> Callable[[], Tensor]:
     """A function that makes an uninitialised tensor."""
     if device.type == "cpu":
-        if results.is_large(shape, dtype):
+        if results.is_kept(shape, dtype):
             return results.allocator(shape, strides, dtype)
         if _empty_strided_cpu is not None:
             return lambda: _empty_strided_cpu(shape, strides, dtype)
@@ -59,7 +59,7 @@ def _runner(plan: Any, device: torch.device) -> Callable[..., None]:
 def _is_lean(plan: Any, device: torch.device, shape: Ints, dtype: torch.dtype) -> bool:
     """Whether the plan's ``run`` needs nothing but addresses (no stream, no workspace) and a small result."""
     plain = device.type == "cpu" and not plan.workspace_bytes and _empty_strided_cpu is not None
-    return plain and not results.is_large(shape, dtype)
+    return plain and not results.is_kept(shape, dtype)
 
 
 def conv_launch(

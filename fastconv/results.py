@@ -1,10 +1,10 @@
-"""Where large results on the CPU lie: in huge pages of their own, kept for the next result of their size.
+"""Where results on the CPU lie: in memory of their own, huge pages if they are large, kept for the next of their size.
 
-The C library gives a large block back to the system when it is freed, so that the next result is paid for page by page
-as it is first written, which takes longer than most kernels (csrc/cpu/results.h has figures). Here it is kept: at most
-``FASTCONV_KEEP_RESULTS`` MiB (an environment variable, 128 unless set) beyond what is in use, marked as the system's
-to take back when memory runs short. 0 leaves every result to torch's allocator; :func:`empty_cache` gives back what is
-kept. Such a tensor is like any other, but that its storage cannot be resized.
+The C library may give a block back to the system when it is freed, so that the next result is paid for page by page as
+it is first written, which takes longer than most kernels (csrc/cpu/results.h has figures). Here it is kept: at most
+``FASTCONV_KEEP_RESULTS`` MiB (an environment variable, 128 unless set) beyond what is in use, the large ones marked as
+the system's to take back when memory runs short. 0 leaves every result to torch's allocator; :func:`empty_cache` gives
+back what is kept. Such a tensor is like any other, but that its storage cannot be resized.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.utils.dlpack import from_dlpack
 
 from .arguments import Ints
 from .backends import backends
 
-#: From how many bytes on a result is large: two huge pages.
-LARGE = 4 << 20
+#: torch.utils.dlpack.from_dlpack less what it asks of objects that are no capsules
+_from_dlpack = torch._C._from_dlpack
+
+#: From how many bytes on: the C library maps a block of its own from here on, and keeps smaller ones itself.
+KEPT = 128 << 10
 
 #: torch's dtypes by DLPack's code and bits
 _TYPES = {
@@ -54,25 +56,25 @@ def empty_cache() -> None:
 
 
 def describe() -> str:
-    """What is done with large results, for ``python -m fastconv info``."""
+    """What is done with results, for ``python -m fastconv info``."""
     if _module is None:
         return "in memory of torch's allocator"
-    return f"in huge pages; of those freed at most {_limit() >> 20} MiB are kept (FASTCONV_KEEP_RESULTS)"
+    return f"of those freed at most {_limit() >> 20} MiB are kept (FASTCONV_KEEP_RESULTS)"
 
 
-def is_large(shape: Ints, dtype: torch.dtype) -> bool:
+def is_kept(shape: Ints, dtype: torch.dtype) -> bool:
     """Whether a dense CPU tensor like this one gets such memory."""
-    return _module is not None and math.prod(shape) * dtype.itemsize >= LARGE
+    return _module is not None and math.prod(shape) * dtype.itemsize >= KEPT
 
 
 def allocator(shape: Ints, strides: Ints, dtype: torch.dtype) -> Callable[[], Tensor]:
-    """A function that makes a large, dense, uninitialised CPU tensor."""
-    result, type_ = _module.result, _TYPES[dtype]
+    """A function that makes a dense, uninitialised CPU tensor."""
+    form = _module.Form(shape, strides, *_TYPES[dtype])
 
     def allocate() -> Tensor:
-        capsule = result(shape, strides, *type_)
+        capsule = form()
         if capsule is None:  # torch says what it says when there is no memory
             return torch.empty_strided(shape, strides, dtype=dtype, device="cpu")
-        return from_dlpack(capsule)
+        return _from_dlpack(capsule)
 
     return allocate

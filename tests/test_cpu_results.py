@@ -1,4 +1,4 @@
-"""Large results of the CPU (fastconv/results.py, csrc/cpu/results.h): huge pages of their own, kept for the next."""
+"""Results of the CPU (fastconv/results.py, csrc/cpu/results.h): memory of their own, kept for the next."""
 
 from __future__ import annotations
 
@@ -78,9 +78,23 @@ def test_the_result_is_as_torchs(dtype: torch.dtype, layout: torch.memory_format
     y = functional.max_pool2d(x, 3, 1, 1)
     again = functional.max_pool2d(x, 3, 1, 1)
     expected = torch.nn.functional.max_pool2d(x, 3, 1, 1)
-    assert y.nbytes >= results.LARGE and not y.untyped_storage().resizable()
+    assert y.nbytes >= 4 * MIB and not y.untyped_storage().resizable()
     assert y.dtype == dtype and y.stride() == expected.stride() and y.storage_offset() == 0
     assert torch.equal(y, expected) and torch.equal(again, expected)
+
+
+def test_medium_results_are_kept_too() -> None:
+    """Below a huge page: the C library may map each anew, and so pay for its pages at every call."""
+    x, w = torch.randn(1, 16, 64, 64), torch.randn(16, 1, 3, 3)
+    y = functional.conv2d(x, w, padding=1, groups=16)
+    at, size = y.data_ptr(), y.nbytes
+    assert size == 2 * results.KEPT and not y.untyped_storage().resizable()
+    del y
+    assert kept() == size
+    y = functional.conv2d(x, w, padding=1, groups=16)
+    assert y.data_ptr() == at and kept() == 0
+    expected = torch.nn.functional.conv2d(x, w, padding=1, groups=16)
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-5)
 
 
 def test_a_freed_result_serves_the_next_of_its_size() -> None:
@@ -138,13 +152,13 @@ def test_the_cache_is_the_systems_to_take() -> None:
 
 
 def test_a_tensor_that_nobody_took() -> None:
-    capsule = _cpu.result((2 * MIB,), (1,), 2, 32)
+    capsule = _cpu.Form((2 * MIB,), (1,), 2, 32)()
     del capsule
     assert kept() == 8 * MIB
 
 
 def test_without_memory_torch_says_so() -> None:
-    assert _cpu.result((1 << 50,), (1,), 2, 32) is None
+    assert _cpu.Form((1 << 50,), (1,), 2, 32)() is None
     allocate = results.allocator((1 << 50,), (1,), torch.float32)
     with pytest.raises(RuntimeError, match="memory"):
         allocate()

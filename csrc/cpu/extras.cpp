@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <memory>
 #include <numeric>
 
 #include "cpu/results.h"
@@ -28,14 +29,20 @@ struct DLManagedTensor {
 };
 constexpr int32_t dlpack_cpu = 1;
 
+// What the results of one plan look like; each is made from it, and may outlive it.
+struct Form {
+  std::vector<int64_t> shape, strides;
+  uint8_t code, bits;
+  int64_t bytes;
+};
+
 struct Result {
   DLManagedTensor managed;
-  std::vector<int64_t> shape, strides;
-  int64_t bytes;
+  std::shared_ptr<Form> form;
 
   static void free(DLManagedTensor* managed) {
     auto* const result = static_cast<Result*>(managed->context);
-    Results::instance().give(managed->tensor.data, result->bytes);
+    Results::instance().give(managed->tensor.data, result->form->bytes);
     delete result;
   }
 };
@@ -47,13 +54,18 @@ void free_unused(PyObject* capsule) {
   managed->deleter(managed);
 }
 
-py::object result(std::vector<int64_t> shape, std::vector<int64_t> strides, uint8_t code, uint8_t bits) {
+std::shared_ptr<Form> form(std::vector<int64_t> shape, std::vector<int64_t> strides, uint8_t code, uint8_t bits) {
   const int64_t bytes = std::accumulate(shape.begin(), shape.end(), int64_t(bits / 8), std::multiplies<>());
-  void* const memory = Results::instance().take(bytes);
+  return std::make_shared<Form>(Form{std::move(shape), std::move(strides), code, bits, bytes});
+}
+
+py::object result(const std::shared_ptr<Form>& form) {
+  void* const memory = Results::instance().take(form->bytes);
   if (!memory) return py::none();
-  auto* const made = new Result{{}, std::move(shape), std::move(strides), bytes};
+  Form& f = *form;
+  auto* const made = new Result{{}, form};
   made->managed = {
-      {memory, dlpack_cpu, 0, int32_t(made->shape.size()), code, bits, 1, made->shape.data(), made->strides.data(), 0},
+      {memory, dlpack_cpu, 0, int32_t(f.shape.size()), f.code, f.bits, 1, f.shape.data(), f.strides.data(), 0},
       made,
       Result::free};
   return py::reinterpret_steal<py::object>(PyCapsule_New(&made->managed, "dltensor", free_unused));
@@ -62,8 +74,10 @@ py::object result(std::vector<int64_t> shape, std::vector<int64_t> strides, uint
 }  // namespace
 
 void bind_backend_extras(py::module_& m) {
-  m.def("result", &result, py::arg("shape"), py::arg("strides"), py::arg("code"), py::arg("bits"),
-        "An uninitialised dense tensor as a DLPack capsule, its element type by DLPack's code; None without memory.");
+  py::class_<Form, std::shared_ptr<Form>>(m, "Form")
+      .def(py::init(&form), py::arg("shape"), py::arg("strides"), py::arg("code"), py::arg("bits"),
+           "Dense tensors in memory that is kept: their shape and strides, their element type by DLPack's code.")
+      .def("__call__", &result, "An uninitialised one as a DLPack capsule; None without memory.");
   m.def(
       "keep_results", [](int64_t bytes) { Results::instance().limit(bytes); }, py::arg("bytes"),
       "How many bytes of freed results are kept at most; 0 gives back all.");

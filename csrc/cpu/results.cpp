@@ -12,11 +12,16 @@ char* round_up(void* memory, int64_t to) {
   return reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(memory) + to - 1) / to * to);
 }
 
+void* map_pages(int64_t bytes) {
+  void* const all = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  return all == MAP_FAILED ? nullptr : all;
+}
+
 // A mapping a huge page too long, less what lies before the first boundary and after the end.
-void* map(int64_t bytes) {
+void* map_huge_pages(int64_t bytes) {
   const int64_t mapped = bytes + huge_page;
-  void* const all = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (all == MAP_FAILED) return nullptr;
+  void* const all = map_pages(mapped);
+  if (!all) return nullptr;
   char *const begin = static_cast<char*>(all), *const block = round_up(all, huge_page);
   char *const end = round_up(block + bytes, 4096), *const last = begin + mapped;
   if (begin < block) munmap(begin, block - begin);
@@ -47,7 +52,7 @@ void* Results::take(int64_t bytes) {
       return memory;
     }
   }
-  return map(bytes);
+  return bytes < huge_page ? map_pages(bytes) : map_huge_pages(bytes);
 }
 
 void Results::give(void* memory, int64_t bytes) noexcept {
@@ -56,7 +61,8 @@ void Results::give(void* memory, int64_t bytes) noexcept {
     return;
   }
 #ifdef MADV_FREE
-  (void)madvise(memory, bytes, MADV_FREE);
+  // Of small pages there are so many that marking them would cost more than they are worth.
+  if (bytes >= huge_page) (void)madvise(memory, bytes, MADV_FREE);
 #endif
   {
     const std::lock_guard<std::mutex> held(lock_);

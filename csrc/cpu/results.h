@@ -1,7 +1,7 @@
-// Memory for large results, kept for the next one. A fresh mapping is paid for page by page as it is first written: at
-// 4 KiB a page that takes several times as long as most kernels here (20 MB: 16 ms on a virtual machine; a 3x3
-// depthwise convolution that fills them: 2.5). So a large result lies in huge pages, aligned to them (20 MB: 2 ms), and
-// when it is freed its pages are kept, marked as the system's to take back (madvise(2): MADV_HUGEPAGE, MADV_FREE).
+// Memory for results, kept for the next one. A fresh mapping is paid for page by page as it is first written: at 4 KiB
+// a page that takes several times as long as most kernels here (20 MB: 16 ms on a virtual machine; a 3x3 depthwise
+// convolution that fills them: 2.5). So what is freed is kept, and a large result lies in huge pages, aligned to them
+// (20 MB: 2 ms), which while they wait are marked as the system's to take back (madvise(2): MADV_HUGEPAGE, MADV_FREE).
 #pragma once
 
 #include <cstdint>
@@ -30,8 +30,8 @@ class Results {
  public:
   static Results& instance();
 
-  // Memory of its own for `bytes`, page-aligned and, if it can be, to a huge page; what is in it is undefined. Null if
-  // the system has none to give.
+  // Memory of its own for `bytes`, page-aligned, from a huge page on in huge pages if there are any; what is in it is
+  // undefined. Null if the system has none to give.
   void* take(int64_t bytes);
   // Takes back what take(bytes) gave. From any thread.
   void give(void* memory, int64_t bytes) noexcept;
