@@ -150,6 +150,20 @@ Rate aten_conv_rate(const ConvProblem& p, Pass pass, bool depthwise) {
   return nchw ? Rate{60, 0.3, 1.25} : Rate{50, 0.1, 0.45};
 }
 
+// Of PyTorch's result and, in NCHW, oneDNN's copies of both its tensors: what glibc maps anew at every call, since it
+// keeps no block above 32 MiB and gives the top of its heap back above 64 (mallopt(3): the dynamic M_MMAP_THRESHOLD and
+// M_TRIM_THRESHOLD). Each page is a fault: 3.3 us measured on a virtual machine, a third of that counted. Our results
+// are kept (cpu/results.h).
+double aten_faults_us(const ConvProblem& p, Pass pass) {
+  const double x = double(p.x_elements() * size_of(p.dtype)), y = double(p.y_elements() * size_of(p.dtype));
+  const double result = pass == Pass::fprop ? y : pass == Pass::dgrad ? x : 0;
+  const bool copies = p.layout == Layout::nchw && pass != Pass::bgrad;
+  const double blocks[] = {result, copies ? x : 0, copies ? y : 0};
+  double all = 0, large = 0;
+  for (double block : blocks) all += block, large += block > (32 << 20) ? block : 0;
+  return (all > (64 << 20) ? all : large) / 4096;
+}
+
 Cost total(const Rate& rate, double elements, double taps, double factor, double flops, double bytes,
            const PlanOptions& options) {
   const double work = factor * (rate.element_ns * elements + rate.tap_ns * taps) / 1000;
@@ -246,7 +260,10 @@ Cost conv_cost(const ConvProblem& p, Pass pass, const PlanOptions& options, Make
                     : maker == Maker::blocked     ? blocked_rate(p, pass)
                     : maker == Maker::interleaved ? interleaved_rate(p, pass)
                                                   : depthwise_rate(p, pass);
-  return total(rate, elements, taps, dtype_factor(p.dtype, maker, depthwise), p.flops(pass), p.bytes(pass), options);
+  Cost cost =
+      total(rate, elements, taps, dtype_factor(p.dtype, maker, depthwise), p.flops(pass), p.bytes(pass), options);
+  if (maker == Maker::aten) cost.microseconds += aten_faults_us(p, pass) / usable_threads(options.threads, true);
+  return cost;
 }
 
 double elementwise_microseconds(const ConvProblem& p, const PlanOptions& options) {
