@@ -153,6 +153,27 @@ def test_rows_in_place_past_the_caches() -> None:
         assert torch.equal(got.double(), exact), pass_
 
 
+# NHWC pixel kernels (csrc/cpu/kernels/pixels.h): several chunks of channels, the last vector overlapping the one before;
+# tiles of every length up to two whole ones, at either border and, in the row of three, at both.
+PIXELS = tuple(
+    conv(f"{c} channels of {size} by {filter} / {stride}", n, c, c, size, filter, stride, padding, dilation, c)
+    for c, n, size, filter, stride, padding, dilation in (
+        (1045, 2, (5, 19), 3, 1, 1, 1), (1045, 1, (7, 3), 5, 1, 2, 1), (531, 1, (9, 33), 3, 2, 1, 1),
+        (531, 2, (8, 18), 5, 2, 2, 1), (523, 1, (9, 10), 7, 1, 3, 1), (523, 2, (11, 13), 3, 1, 2, 2),
+        *((19, 2, (4, width), filter, stride, filter // 2, 1)
+          for width in range(1, 18) for filter, stride in ((3, 1), (3, 2), (5, 2), (7, 1))),
+    )
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_pixels(dtype: str) -> None:
+    for case in PIXELS:
+        assert all(accepts("depthwise", case, pass_, dtype, "nhwc") for pass_ in PASSES[:3])
+        check(case, "nhwc", dtype, integers=dtype != "bfloat16")
+        check(case, "nhwc", dtype, integers=False)
+
+
 # Filters larger than the plane or almost: most taps lie on padding, and all of those of some outputs.
 MOSTLY_PADDING = tuple(
     conv(f"{filter} on {size}, padding {padding}", 2, 19, 19, size, filter, 1, padding, dilation, 19)

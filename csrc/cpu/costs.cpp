@@ -34,19 +34,28 @@ Rate direct_conv_rate(const ConvProblem& p, Pass pass) {
   return {0.5, 0, each + row / double(p.out[2])};
 }
 
+// Of an axis' taps at a stride of one, those that lie inside the source, when `tile` outputs go together.
+double taps_inside(const ConvProblem& p, int axis, int64_t tile) {
+  if (p.stride[axis] != 1 || p.dilation[axis] != 1) return 1;
+  const int64_t in = p.in[axis], out = p.out[axis], taps = p.filter[axis], pad = p.pad_lo[axis];
+  double inside = 0;
+  for (int64_t t = 0; t < taps; ++t)
+    inside += double(std::max<int64_t>(0, std::min(out, in + pad - t) - std::max<int64_t>(0, pad - t)));
+  return std::min(1.0, (inside / double(out) + double(tile - 1)) / double(taps));
+}
+
 // NCHW also pays for each plane, most where planes are small; NHWC has scalar code for fewer channels than a vector has
 // lanes and for several filters a channel.
 Rate depthwise_rate(const ConvProblem& p, Pass pass) {
   const bool strided = p.stride[2] > 1;
   if (p.layout == Layout::nhwc) {
     if (p.k < 8 || p.k_per_group() > 1) return {3, 0.3, 1};
-    const double row = 1 / double(p.out[2]);  // what comes before the first pixel of a row
-    // Outputs at a border are summed one by one: three times as long.
-    const double border = std::min(1.0, double(p.filter[2] - 1) / double(p.in[2]));
-    const double edges = (1 + 2 * border) * (p.dilation[2] > 1 ? 1.3 : 1);  // taps apart share no loads
-    if (pass == Pass::fprop) return strided ? Rate{3, 0.12, 0.04 * edges} : Rate{3, 0.15, 0.038 * edges};
-    if (pass == Pass::dgrad) return strided ? Rate{3, 0.25 + 1.5 * row, 0.06} : Rate{3, 0.15 + row, 0.038 * edges};
-    return strided ? Rate{3, 0.1 + 2.2 * row, 0.1} : Rate{3, 0.05 + 6 * row, 0.06};
+    const double inside = taps_inside(p, 1, 1) * taps_inside(p, 2, 4);
+    if (p.dilation[2] > 1 || p.filter[2] > 7)  // taps share no loads
+      return {3, 0.15, (pass == Pass::wgrad ? 0.1 : 0.055) * inside};
+    if (pass == Pass::fprop) return {3, strided ? 0.16 : 0.1, 0.034 * inside};
+    if (pass == Pass::dgrad) return strided ? Rate{3, 0.25, 0.05} : Rate{3, 0.12, 0.034 * inside};
+    return strided ? Rate{3, 0.25, 0.08} : Rate{3, 0.13, 0.043 * inside};
   }
   const double planes = double(p.n * p.k) / double(p.x_elements() + p.y_elements());
   if (by_rows(p)) return {3, 0.13 + 70 * planes, 0.02};
@@ -56,16 +65,6 @@ Rate depthwise_rate(const ConvProblem& p, Pass pass) {
   if (pass == Pass::dgrad)
     return strided ? Rate{3, 0.52 + 168 * planes, 0.078} : Rate{3, 0.28 + 117 * planes, large ? 0.028 : 0.038};
   return strided ? Rate{3, 0.35 + 150 * planes, 0.106} : Rate{3, 0.22 + 60 * planes, large ? 0.042 : 0.055};
-}
-
-// Of an axis' taps at a stride of one, those that lie inside the source, when `tile` outputs go together.
-double taps_inside(const ConvProblem& p, int axis, int64_t tile) {
-  if (p.stride[axis] != 1 || p.dilation[axis] != 1) return 1;
-  const int64_t in = p.in[axis], out = p.out[axis], taps = p.filter[axis], pad = p.pad_lo[axis];
-  double inside = 0;
-  for (int64_t t = 0; t < taps; ++t)
-    inside += double(std::max<int64_t>(0, std::min(out, in + pad - t) - std::max<int64_t>(0, pad - t)));
-  return std::min(1.0, (inside / double(out) + double(tile - 1)) / double(taps));
 }
 
 // What is copied: both tensors, transposed in NCHW, and the padding. In NHWC a block is a cache line or two of each

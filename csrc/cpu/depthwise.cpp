@@ -69,16 +69,23 @@ Prepared<ConvProblem> prepare_planar_gradient(const ConvProblem& p, const PlanOp
   });
 }
 
+// NHWC: the rows under a row of windows, and that of outputs, stay in L2; but memory is not read in shorter runs.
+int64_t chunk_channels(const ConvProblem& p) {
+  constexpr int64_t bytes = 256 << 10, run = 256;
+  const int64_t pixels = (p.filter[1] + p.stride[1]) * p.in[2] + p.out[2];
+  return std::max(run, bytes / (pixels * size_of(p.dtype)));
+}
+
 Prepared<ConvProblem> prepare_pixel_gradient(const ConvProblem& p, const PlanOptions& options) {
-  PixelGradient task{weight_gradient(p), p.k, p.k_per_group(), volume(p.filter), 1, 1, {}};
+  PixelGradient task{weight_gradient(p), p.k, p.k_per_group(), volume(p.filter), 1, {}, {}};
   const auto phases = std::make_shared<Phases>(task.problem.axis);
   for (int i = 0; i < 3; ++i) task.phase[i] = phases->axis[i].data();
-  // Whole pixels at a time, as long as the sums of their channels stay in L1.
-  constexpr int64_t line = 16, sums = 4096;
-  const int64_t groups = (p.k * task.taps + sums - 1) / sums, units = p.n * p.out[0] * p.out[1];
-  task.group = std::max(line, (p.k / groups + line - 1) / line * line);
-  const int64_t used = (p.k + task.group - 1) / task.group;
-  task.splits = std::max<int64_t>(1, std::min(units, (kTasks + used - 1) / used));
+  // A second stage takes as long as some hundred outputs: rather chunks than splits.
+  constexpr int64_t outputs = 512, least = 256, sums = 4096;  // sums of a chunk's channels: they stay in L1
+  const int64_t units = p.n * p.out[0] * p.out[1];
+  task.chunks = chunks_of(p.k, std::min({sums / task.taps, chunk_channels(p), std::max(least, p.k / kTasks)}));
+  const int64_t used = task.chunks.count;
+  task.splits = std::max<int64_t>(1, std::min({units, kTasks / used, units * p.out[2] / outputs}));
   const int64_t tasks = task.splits * used;
   return prepare_gradient(p, options, task.splits, tasks, [task, phases, tasks](const ConvArgs& args, int threads) {
     const PixelGradient run = with_addresses(task, args);
@@ -145,20 +152,22 @@ Prepared<ConvProblem> prepare_pixels(const ConvProblem& p, Pass pass, const Plan
                       pass == Pass::fprop ? p.k : p.c,
                       p.k_per_group(),
                       volume(p.filter),
+                      chunks_of(pass == Pass::fprop ? p.k : p.c, chunk_channels(p)),
                       {},
                       nullptr};
   const auto phases = std::make_shared<Phases>(task.problem.axis);
   for (int i = 0; i < 3; ++i) task.phase[i] = phases->axis[i].data();
   const int threads = usable_threads(options.threads, cost(p, pass, options).microseconds > kSerialMicroseconds);
-  const int64_t tasks = p.n * task.problem.axis[0].out * task.problem.axis[1].out;
-  return {[task, phases, tasks, threads](const ConvArgs& args) {
+  const int64_t tasks = p.n * task.chunks.count * task.problem.axis[0].out * task.problem.axis[1].out;
+  const int64_t blocks = (task.channels + kBlock - 1) / kBlock;
+  return {[task, phases, tasks, blocks, threads](const ConvArgs& args) {
             PixelDepthwise run = task;
             set_addresses(run.problem, args);
             run.packed = args.workspace;
-            parallel_for(run.channels, 256, threads, kernels().pixel_pack, &run);
+            parallel_for(blocks, 16, threads, kernels().pixel_pack, &run);
             parallel_for(tasks, tasks / 64 + 1, threads, kernels().pixel_depthwise, &run);
           },
-          (task.taps + 1) * task.channels * accumulator_size(p.dtype),
+          (task.taps + 1) * blocks * kBlock * accumulator_size(p.dtype),
           concat(threads, " thread", threads == 1 ? "" : "s", ", ", tasks, " rows")};
 }
 
@@ -170,6 +179,12 @@ Prepared<ConvProblem> prepare(const ConvProblem& p, Pass pass, const PlanOptions
 }
 
 }  // namespace
+
+Chunks chunks_of(int64_t channels, int64_t most) {
+  const int64_t whole = std::max<int64_t>(64, most), wanted = (channels + whole - 1) / whole;
+  const int64_t size = std::max<int64_t>(kBlock, channels / wanted / kBlock * kBlock);
+  return {size, std::max<int64_t>(1, channels / size)};
+}
 
 bool by_rows(const ConvProblem& p) {
   if (p.pad_mode != PadMode::zeros) return false;

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "cpu/geometry.h"
+#include "cpu/band.h"
 
 namespace fastconv::cpu {
 
@@ -93,11 +93,23 @@ struct PlanarDepthwise {
   const Planar* planar;
 };
 
-// fprop or dgrad, NHWC. A task is one output row of all channels; before them, `pixel_pack` packs the weights, a task a
-// channel: [tap][channel] and the bias, in the accumulator type.
+// The channels of NHWC, a few at a time, so that the rows that overlapping windows read again are still in cache. The
+// last chunk takes what is left of the channels besides its own: none is too short for a vector.
+struct Chunks {
+  int64_t size, count;
+  int64_t first(int64_t i) const { return i * size; }
+  int64_t last(int64_t i, int64_t channels) const { return i == count - 1 ? channels : (i + 1) * size; }
+};
+
+// Chunks of about `most` channels, whole cache lines of them.
+Chunks chunks_of(int64_t channels, int64_t most);
+
+// fprop or dgrad, NHWC. A task is one output row of a chunk of channels; before them, `pixel_pack` packs the weights, a
+// task a block of channels: [vector][tap and bias][lane], in the accumulator type.
 struct PixelDepthwise {
   Correlation problem;
   int64_t channels, multiplier, taps;
+  Chunks chunks;
   const PhaseAxis* phase[3];
   void* packed;  // workspace
 };
@@ -110,10 +122,11 @@ struct PlanarGradient {
   const Planar* planar;
 };
 
-// wgrad, NHWC. A task is `group` channels (but for the last) over some of the output rows of all samples.
+// wgrad, NHWC. A task is a chunk of channels over some of the output rows of all samples.
 struct PixelGradient {
   WeightGradient problem;
-  int64_t channels, multiplier, taps, group, splits;
+  int64_t channels, multiplier, taps, splits;
+  Chunks chunks;
   const PhaseAxis* phase[3];
 };
 

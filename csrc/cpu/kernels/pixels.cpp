@@ -1,6 +1,7 @@
 // Depthwise convolution in NHWC, fprop and dgrad: lanes are channels (cpu/depthwise.h). The tensor is read where it
-// lies: a block of pixels walks along the channels, so that memory is read and written in order; a source pixel is
-// loaded once for all the taps of a filter row that use it; taps on padding are left out.
+// lies: a tile of outputs walks along the channels of a task, and a source pixel is loaded once for all the taps of a
+// filter row that use it. What lies on padding is left out by a mask, the same for all channels of a tile, so that no
+// output is at a border.
 #include "cpu/kernels/pixels.h"
 
 #include "cpu/kernels/finish.h"
@@ -8,171 +9,178 @@
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
 
-// One phase of one output row. Weights are [tap][channel], the bias is [channel].
+// One phase of one output row, channels [first, last) of it. Weights are [vector][tap][lane], a bias after the taps.
 template <class T>
 struct Line {
   using A = accumulator_t<T>;
   const SourceRow<T>* rows;
-  int64_t count, fresh, channels, multiplier, in;
+  int64_t count, fresh, first, last, channels, multiplier, in, taps;
   PhaseAxis width;
-  const A *weights, *bias;
+  const A* weights;
+  uint32_t* valid;  // scratch: a mask for each tap of the width
   T* out;
   int64_t out_step;
 };
 
-// P outputs from output i on, all of whose taps lie inside the source: S taps in consecutive pixels (any taps, if S is
-// 0), outputs M pixels apart.
-template <class T, int S, int M, int P>
-void inner(const Line<T>& l, int64_t i) {
+// The weights of a vector that begins with channel c, and that channel: the last vector overlaps the one before.
+template <class T>
+inline __attribute__((always_inline)) const accumulator_t<T>* weights_of(const Line<T>& l, int64_t& c) {
+  const accumulator_t<T>* weights = l.weights + c * (l.taps + 1);
+  c = least(c, l.channels - lanes<accumulator_t<T>>);
+  return weights;
+}
+
+// Outputs [i, i + count): S taps in consecutive pixels, outputs M pixels apart.
+template <class T, int S, int M>
+void tile(const Line<T>& l, int64_t i, int64_t count) {
   using A = accumulator_t<T>;
+  constexpr int64_t N = lanes<A>;
   const PhaseAxis& w = l.width;
-  const int64_t pixel = l.channels, tap_step = w.tap_step * pixel;
-  const int64_t start = (i * w.mul + w.first) * pixel;
-  // The rows that this output row is the first to read, and the output, are asked for in order.
-  const int64_t read_ahead = start + most(kAhead, P * w.mul * pixel);
-  T* write_ahead = l.out + i * l.out_step + most(kAhead, P * l.out_step);
-  constexpr int step = M ? M : 1;
-  for (int64_t at = 0; at < l.channels; at += lanes<A>) {
-    for (int64_t r = most(0, l.count - l.fresh); r < l.count; ++r)
-      prefetch<P * step * lanes<A> * sizeof(T), false>(l.rows[r].source + read_ahead + at * P * step);
-    prefetch<P * lanes<A> * sizeof(T), true>(write_ahead + at * P);
-    const int64_t c = least(at, l.channels - lanes<A>);  // the last vector overlaps the one before
-    vec<A> sum[P];
+  const int64_t pixel = l.channels, origin = i * M + w.first;
+  const uint32_t valid = bits(-origin, least((count - 1) * M + S, l.in - origin));
+  for (int64_t at = l.first; at < l.last; at += N) {
+    int64_t c = at;
+    const A* packed = weights_of(l, c);
+    if (at * int64_t(sizeof(T)) % 64 == 0)
+      ask_for<kTile * M>(l.rows, l.count, l.fresh, (origin + count * M + S - M) * pixel + c, pixel);
+    if (at * int64_t(sizeof(T)) % 64 == 0)
 #pragma GCC unroll 8
-    for (int p = 0; p < P; ++p) sum[p] = load(l.bias + c);
+      for (int p = 0; p < kTile; ++p) __builtin_prefetch(l.out + (i + count + p) * l.out_step + c, 1);
+    vec<A> sum[kTile];
+#pragma GCC unroll 8
+    for (int p = 0; p < kTile; ++p) sum[p] = load(packed + l.taps * N);
     for (const SourceRow<T>* row = l.rows; row < l.rows + l.count; ++row) {
-      const T* from = row->source + start + c;
-      const A* weights = l.weights + (row->tap + w.tap) * pixel + c;
-      if constexpr (S == 0) {
-        for (int64_t t = 0; t < w.taps; ++t, from += w.apart * pixel, weights += tap_step) {
-          const vec<A> weight = load(weights);
+      const T* from = row->source + origin * pixel + c;
+      const A* weights = packed + (row->tap + w.tap) * N;
+      vec<A> weight[S];
 #pragma GCC unroll 8
-          for (int p = 0; p < P; ++p) sum[p] += weight * load_as<A>(from + p * w.mul * pixel);
-        }
-      } else {
-        vec<A> weight[S];
-#pragma GCC unroll 8
-        for (int s = 0; s < S; ++s) weight[s] = load(weights + s * tap_step);
+      for (int s = 0; s < S; ++s) weight[s] = load(weights + s * w.tap_step * N);
 #pragma GCC unroll 32
-        for (int k = 0; k < (P - 1) * M + S; ++k, from += pixel) {
-          const vec<A> value = load_as<A>(from);
+      for (int k = 0; k < (kTile - 1) * M + S; ++k, from += pixel) {
+        if (!(valid & 1u << k)) continue;
+        const vec<A> value = load_as<A>(from);
 #pragma GCC unroll 8
-          for (int p = 0; p < P; ++p)
-            if (k >= p * M && k < p * M + S) sum[p] += weight[k - p * M] * value;
-        }
+        for (int p = 0; p < kTile; ++p)
+          if (k >= p * M && k < p * M + S) sum[p] += weight[k - p * M] * value;
       }
     }
 #pragma GCC unroll 8
-    for (int p = 0; p < P; ++p) store_as<T, A>(l.out + (i + p) * l.out_step + c, sum[p]);
+    for (int p = 0; p < kTile; ++p)
+      if (p < count) store_as<T, A>(l.out + (i + p) * l.out_step + c, sum[p]);
   }
 }
 
-// One output through `taps` of each filter row: V vectors of channels from channel c on.
-template <class T, int V>
-void edge(const Line<T>& l, int64_t i, const Range& taps, int64_t c) {
+// Likewise with any taps.
+template <class T>
+void tile_apart(const Line<T>& l, int64_t i, int64_t count) {
   using A = accumulator_t<T>;
+  constexpr int64_t N = lanes<A>;
   const PhaseAxis& w = l.width;
-  vec<A> sum[V];
-#pragma GCC unroll 4
-  for (int v = 0; v < V; ++v) sum[v] = load(l.bias + c + v * lanes<A>);
-  for (const SourceRow<T>* row = l.rows; row < l.rows + l.count; ++row)
-    for (int64_t t = taps.first; t < taps.last; ++t) {
-      const T* from = row->source + (i * w.mul + w.first + t * w.apart) * l.channels + c;
-      const A* weights = l.weights + (row->tap + w.tap + t * w.tap_step) * l.channels + c;
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) sum[v] += load(weights + v * lanes<A>) * load_as<A>(from + v * lanes<A>);
+  const int64_t pixel = l.channels, origin = i * w.mul + w.first;
+  for (int64_t t = 0; t < w.taps; ++t) {
+    const Range outputs = inside(origin + t * w.apart, w.mul, l.in, count);
+    l.valid[t] = bits(outputs.first, outputs.last);
+  }
+  for (int64_t at = l.first; at < l.last; at += N) {
+    int64_t c = at;
+    const A* packed = weights_of(l, c);
+    vec<A> sum[kTile];
+#pragma GCC unroll 8
+    for (int p = 0; p < kTile; ++p) sum[p] = load(packed + l.taps * N);
+    for (const SourceRow<T>* row = l.rows; row < l.rows + l.count; ++row) {
+      const T* from = row->source + origin * pixel + c;
+      const A* weights = packed + (row->tap + w.tap) * N;
+      for (int64_t t = 0; t < w.taps; ++t, from += w.apart * pixel, weights += w.tap_step * N) {
+        const uint32_t valid = l.valid[t];
+        const vec<A> weight = load(weights);
+#pragma GCC unroll 8
+        for (int p = 0; p < kTile; ++p)
+          if (valid & 1u << p) sum[p] += weight * load_as<A>(from + p * w.mul * pixel);
+      }
     }
-#pragma GCC unroll 4
-  for (int v = 0; v < V; ++v) store_as<T, A>(l.out + i * l.out_step + c + v * lanes<A>, sum[v]);
+#pragma GCC unroll 8
+    for (int p = 0; p < kTile; ++p)
+      if (p < count) store_as<T, A>(l.out + (i + p) * l.out_step + c, sum[p]);
+  }
 }
 
-// Likewise one channel: where channels are fewer than lanes, or several read one.
+// One channel of one output: where channels are fewer than lanes, or several read one.
 template <class T>
-void single(const Line<T>& l, int64_t i, const Range& taps, int64_t c) {
+void single(const Line<T>& l, int64_t i, int64_t c) {
+  using A = accumulator_t<T>;
+  constexpr int64_t N = lanes<A>;
   const PhaseAxis& w = l.width;
+  const Range taps = inside(i * w.mul + w.first, w.apart, l.in, w.taps);
   const int64_t source = c / l.multiplier, pixel = l.channels / l.multiplier;
-  accumulator_t<T> sum = l.bias[c];
+  int64_t first = c / N * N;
+  const A* weights = weights_of(l, first) + c - most(0, first);
+  A sum = weights[l.taps * N];
   for (const SourceRow<T>* row = l.rows; row < l.rows + l.count; ++row)
     for (int64_t t = taps.first; t < taps.last; ++t)
-      sum += l.weights[(row->tap + w.tap + t * w.tap_step) * l.channels + c] *
+      sum += weights[(row->tap + w.tap + t * w.tap_step) * N] *
              widen(row->source[(i * w.mul + w.first + t * w.apart) * pixel + source]);
   l.out[i * l.out_step + c] = narrow<T>(sum);
 }
 
+// All outputs of a phase of an output row.
 template <class T>
-void edges(const Line<T>& l, int64_t begin, int64_t end) {
-  constexpr int64_t by = lanes<accumulator_t<T>>;
-  for (int64_t i = begin; i < end; ++i) {
-    const Range taps = inside(i * l.width.mul + l.width.first, l.width.apart, l.in, l.width.taps);
-    int64_t c = 0;
-    if (l.multiplier > 1 || l.channels < by) {
-      for (; c < l.channels; ++c) single(l, i, taps, c);
-    }
-    for (; c + 4 * by <= l.channels; c += 4 * by) edge<T, 4>(l, i, taps, c);
-    for (; c < l.channels; c += by) edge<T, 1>(l, i, taps, least(c, l.channels - by));
-  }
+void singles(const Line<T>& l) {
+  for (int64_t i = 0; i < l.width.outputs; ++i)
+    for (int64_t c = l.first; c < l.last; ++c) single(l, i, c);
 }
 
-// A whole phase of an output row.
-template <class T, int S, int M>
+template <class T, void (*Tile)(const Line<T>&, int64_t, int64_t)>
 void line(const Line<T>& l) {
-  Range middle = inner_outputs(l.width, l.in);
-  if (middle.last - middle.first < 4 || l.channels < lanes<accumulator_t<T>> || l.multiplier > 1) middle = {0, 0};
-  edges(l, 0, middle.first);
-  for (int64_t i = middle.first, left; (left = middle.last - i) > 0;) {
-    // What is left may overlap what has been done.
-    if (left > 4 && middle.last - middle.first >= 8) {
-      inner<T, S, M, 8>(l, left < 8 ? middle.last - 8 : i), i += 8;
-    } else {
-      inner<T, S, M, 4>(l, left < 4 ? middle.last - 4 : i), i += 4;
-    }
-  }
-  edges(l, middle.last, l.width.outputs);
+  for_tiles(l.width.outputs, kTile, [&](int64_t i, int64_t count) { Tile(l, i, count); });
 }
 
 template <class T>
-void (*line_for(const PhaseAxis& w))(const Line<T>&) {
+void (*line_for(const PixelDepthwise& p, const PhaseAxis& w))(const Line<T>&) {
+  if (p.channels < lanes<accumulator_t<T>> || p.multiplier > 1) return singles<T>;
   if (w.apart == 1 && w.mul == 1) {
-    if (w.taps == 2) return line<T, 2, 1>;
-    if (w.taps == 3) return line<T, 3, 1>;
-    if (w.taps == 5) return line<T, 5, 1>;
-    if (w.taps == 7) return line<T, 7, 1>;
+    if (w.taps == 2) return line<T, tile<T, 2, 1>>;
+    if (w.taps == 3) return line<T, tile<T, 3, 1>>;
+    if (w.taps == 5) return line<T, tile<T, 5, 1>>;
+    if (w.taps == 7) return line<T, tile<T, 7, 1>>;
   }
   if (w.apart == 1 && w.mul == 2) {
-    if (w.taps == 3) return line<T, 3, 2>;
-    if (w.taps == 5) return line<T, 5, 2>;
-    if (w.taps == 7) return line<T, 7, 2>;
+    if (w.taps == 3) return line<T, tile<T, 3, 2>>;
+    if (w.taps == 5) return line<T, tile<T, 5, 2>>;
+    if (w.taps == 7) return line<T, tile<T, 7, 2>>;
   }
-  return line<T, 0, 0>;
+  return line<T, tile_apart<T>>;
 }
 
-// Both phases of P pairs of outputs from pair i on, all of whose taps lie inside: the even output of a pair reads S0
-// pixels, the odd one S1, which begin D later.
-template <class T, int S0, int S1, int D, int P>
-void inner_pairs(const Line<T>& even, const Line<T>& odd, int64_t i) {
+// Both phases of outputs of dgrad at a stride of two, so that it is written in order: the even output of pair i reads
+// S0 pixels from w.first + i on, the odd one S1, which begin D later.
+template <class T, int S0, int S1, int D>
+void pair_tile(const Line<T>& even, const Line<T>& odd, int64_t i, int64_t count) {
   using A = accumulator_t<T>;
+  constexpr int64_t N = lanes<A>;
+  constexpr int P = kTile / 2, reach = S0 > S1 + D ? S0 : S1 + D;
   const PhaseAxis &w0 = even.width, &w1 = odd.width;
-  const int64_t pixel = even.channels, start = (i + w0.first) * pixel;
-  constexpr int last = P - 1 + (S0 > S1 + D ? S0 : S1 + D);
-  T* write_ahead = even.out + i * even.out_step + most(kAhead, P * even.out_step);
-  for (int64_t at = 0; at < pixel; at += lanes<A>) {
-    prefetch<2 * P * lanes<A> * sizeof(T), true>(write_ahead + at * 2 * P);
-    const int64_t c = least(at, pixel - lanes<A>);  // the last vector overlaps the one before
+  const int64_t pixel = even.channels, origin = i + w0.first;
+  const uint32_t valid = bits(-origin, least(count - 1 + reach, even.in - origin));
+  const int64_t odds = w1.outputs - i;
+  for (int64_t at = even.first; at < even.last; at += N) {
+    int64_t c = at;
+    const A* packed = weights_of(even, c);
+    if (at * int64_t(sizeof(T)) % 64 == 0)
+      ask_for<P>(even.rows, even.count, 1, (origin + count + reach - 1) * pixel + c, pixel);
     vec<A> sum[P][2];
 #pragma GCC unroll 8
-    for (int p = 0; p < P; ++p) sum[p][0] = sum[p][1] = load(even.bias + c);
+    for (int p = 0; p < P; ++p) sum[p][0] = sum[p][1] = load(packed + even.taps * N);
     for (const SourceRow<T>* row = even.rows; row < even.rows + even.count; ++row) {
-      const T* from = row->source + start + c;
-      __builtin_prefetch(from + P * pixel);
-      const A *weights0 = even.weights + (row->tap + w0.tap) * pixel + c,
-              *weights1 = odd.weights + (row->tap + w1.tap) * pixel + c;
+      const T* from = row->source + origin * pixel + c;
+      const A *weights0 = packed + (row->tap + w0.tap) * N, *weights1 = packed + (row->tap + w1.tap) * N;
       vec<A> weight0[S0], weight1[S1];
 #pragma GCC unroll 4
-      for (int s = 0; s < S0; ++s) weight0[s] = load(weights0 + s * w0.tap_step * pixel);
+      for (int s = 0; s < S0; ++s) weight0[s] = load(weights0 + s * w0.tap_step * N);
 #pragma GCC unroll 4
-      for (int s = 0; s < S1; ++s) weight1[s] = load(weights1 + s * w1.tap_step * pixel);
+      for (int s = 0; s < S1; ++s) weight1[s] = load(weights1 + s * w1.tap_step * N);
 #pragma GCC unroll 16
-      for (int k = 0; k < last; ++k, from += pixel) {
+      for (int k = 0; k < P - 1 + reach; ++k, from += pixel) {
+        if (!(valid & 1u << k)) continue;
         const vec<A> value = load_as<A>(from);
 #pragma GCC unroll 8
         for (int p = 0; p < P; ++p) {
@@ -183,22 +191,16 @@ void inner_pairs(const Line<T>& even, const Line<T>& odd, int64_t i) {
     }
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) {
-      store_as<T, A>(even.out + (i + p) * even.out_step + c, sum[p][0]);
-      store_as<T, A>(odd.out + (i + p) * odd.out_step + c, sum[p][1]);
+      if (p < count) store_as<T, A>(even.out + (i + p) * even.out_step + c, sum[p][0]);
+      if (p < count && p < odds) store_as<T, A>(odd.out + (i + p) * odd.out_step + c, sum[p][1]);
     }
   }
 }
 
-// A whole output row of dgrad at a stride of two: its phases together, so that it is written in order.
 template <class T, int S0, int S1, int D>
 void pair_line(const Line<T>& even, const Line<T>& odd) {
-  constexpr int P = 4;
-  const Range a = inner_outputs(even.width, even.in), b = inner_outputs(odd.width, odd.in);
-  const int64_t first = most(a.first, b.first), last = least(a.last, b.last);
-  if (last - first < P) return line<T, 0, 0>(even), line<T, 0, 0>(odd);
-  edges(even, 0, first), edges(odd, 0, first);
-  for (int64_t i = first; i < last; i += P) inner_pairs<T, S0, S1, D, P>(even, odd, least(i, last - P));
-  edges(even, last, even.width.outputs), edges(odd, last, odd.width.outputs);
+  for_tiles(even.width.outputs, kTile / 2,
+            [&](int64_t i, int64_t count) { pair_tile<T, S0, S1, D>(even, odd, i, count); });
 }
 
 template <class T>
@@ -213,52 +215,67 @@ void (*pair_line_for(const PixelDepthwise& p))(const Line<T>&, const Line<T>&) {
   return nullptr;
 }
 
+template <class T>
+void depthwise_line(const PixelDepthwise& p, Line<T> l, T* to) {
+  const Correlation& c = p.problem;
+  if (const auto pairs = pair_line_for<T>(p)) {
+    Line<T> odd = l;
+    l.width = p.phase[2][0], l.out = to;
+    odd.width = p.phase[2][1], odd.out = to + c.dst_strides.at[2];
+    return pairs(l, odd);  // dgrad has no epilogue
+  }
+  for (int64_t f = 0; f < c.axis[2].div; ++f) {
+    l.width = p.phase[2][f], l.out = to + f * c.dst_strides.at[2];
+    if (l.width.outputs > 0) line_for<T>(p, l.width)(l);
+  }
+  if (l.last - l.first == p.channels) return finish_in_place(c, to, c.axis[2].out * p.channels);
+  for (int64_t i = 0; i < c.axis[2].out; ++i) finish_in_place(c, to + i * p.channels + l.first, l.last - l.first);
+}
+
 }  // namespace
 
 void pixel_depthwise(const void* context, int64_t begin, int64_t end) {
   const auto& p = *static_cast<const PixelDepthwise*>(context);
   const Correlation& c = p.problem;
+  const int64_t rows = c.axis[0].taps * c.axis[1].taps, slices = c.axis[0].out, height = c.axis[1].out;
   visit_dtype(c.dtype, [&](auto type) {
     using T = decltype(type);
-    const auto pairs = pair_line_for<T>(p);
-    auto* rows = static_cast<SourceRow<T>*>(scratch(size_t(c.axis[0].taps * c.axis[1].taps) * sizeof(SourceRow<T>)));
+    auto* memory = static_cast<SourceRow<T>*>(
+        scratch(size_t(rows) * sizeof(SourceRow<T>) + size_t(c.axis[2].taps) * sizeof(uint32_t)));
     for (int64_t index = begin; index < end; ++index) {
-      const int64_t h = index % c.axis[1].out, d = index / c.axis[1].out % c.axis[0].out;
-      const int64_t n = index / c.axis[1].out / c.axis[0].out;
+      const int64_t h = index % height, d = index / height % slices, chunk = index / height / slices % p.chunks.count;
+      const int64_t n = index / height / slices / p.chunks.count;
       Line<T> l;
-      l.rows = rows, l.fresh = c.axis[1].mul, l.channels = p.channels, l.multiplier = p.multiplier, l.in = c.axis[2].in;
+      l.rows = memory, l.valid = reinterpret_cast<uint32_t*>(memory + rows);
+      l.fresh = c.axis[1].mul, l.channels = p.channels, l.multiplier = p.multiplier, l.in = c.axis[2].in;
+      l.first = p.chunks.first(chunk), l.last = p.chunks.last(chunk, p.channels);
       l.count =
-          source_rows(c.axis, p.phase, d, h, static_cast<const T*>(c.src) + n * c.src_strides.n, c.src_strides, rows);
-      l.weights = static_cast<const accumulator_t<T>*>(p.packed), l.bias = l.weights + p.taps * p.channels;
+          source_rows(c.axis, p.phase, d, h, static_cast<const T*>(c.src) + n * c.src_strides.n, c.src_strides, memory);
+      l.weights = static_cast<const accumulator_t<T>*>(p.packed), l.taps = p.taps;
       l.out_step = c.axis[2].div * c.dst_strides.at[2];
-      T* to = static_cast<T*>(c.dst) + n * c.dst_strides.n + d * c.dst_strides.at[0] + h * c.dst_strides.at[1];
-      if (pairs) {
-        Line<T> odd = l;
-        l.width = p.phase[2][0], l.out = to;
-        odd.width = p.phase[2][1], odd.out = to + c.dst_strides.at[2];
-        pairs(l, odd);
-        continue;  // dgrad has no epilogue
-      }
-      for (int64_t f = 0; f < c.axis[2].div; ++f) {
-        l.width = p.phase[2][f], l.out = to + f * c.dst_strides.at[2];
-        if (l.width.outputs > 0) line_for<T>(l.width)(l);
-      }
-      finish_in_place(c, to, c.axis[2].out * p.channels);
+      depthwise_line(p, l,
+                     static_cast<T*>(c.dst) + n * c.dst_strides.n + d * c.dst_strides.at[0] + h * c.dst_strides.at[1]);
     }
   });
 }
 
-// Tasks are channels.
+// Tasks are kBlock channels, whatever the vectors.
 void pixel_pack(const void* context, int64_t begin, int64_t end) {
   const auto& p = *static_cast<const PixelDepthwise*>(context);
   const Correlation& c = p.problem;
   visit_dtype(c.dtype, [&](auto type) {
     using T = decltype(type);
-    auto* to = static_cast<accumulator_t<T>*>(p.packed);
-    for (int64_t channel = begin; channel < end; ++channel) {
-      const T* filter = static_cast<const T*>(c.w) + channel * p.taps;
-      for (int64_t t = 0; t < p.taps; ++t) to[t * p.channels + channel] = widen(filter[t]);
-      to[p.taps * p.channels + channel] = c.bias ? widen(static_cast<const T*>(c.bias)[channel]) : 0;
+    using A = accumulator_t<T>;
+    constexpr int64_t N = lanes<A>;
+    for (int64_t at = begin * kBlock; at < least(p.channels, end * kBlock); at += N) {
+      A* to = static_cast<A*>(p.packed) + at * (p.taps + 1);
+      const int64_t first = most(0, least(at, p.channels - N));
+      for (int64_t lane = 0; lane < N; ++lane) {
+        const int64_t channel = least(first + lane, p.channels - 1);
+        const T* filter = static_cast<const T*>(c.w) + channel * p.taps;
+        for (int64_t t = 0; t < p.taps; ++t) to[t * N + lane] = widen(filter[t]);
+        to[p.taps * N + lane] = c.bias ? widen(static_cast<const T*>(c.bias)[channel]) : 0;
+      }
     }
   });
 }

@@ -35,21 +35,32 @@ int64_t source_rows(const AxisMap (&axis)[3], const PhaseAxis* const (&phase)[3]
   return count;
 }
 
-constexpr int64_t kAhead = 2048;  // elements: how far ahead of their use things are asked for
+constexpr int kTile = 8;  // outputs that are summed together
 
-// Asks for memory that may lie past the end of a tensor.
-template <int64_t Bytes, bool Write>
-inline __attribute__((always_inline)) void prefetch(const void* from) {
-#pragma GCC unroll 32
-  for (int64_t at = 0; at < Bytes; at += 64) __builtin_prefetch(static_cast<const char*>(from) + at, Write, 3);
+// Calls run(first, count) for tiles of about as many outputs each, at most `most_of`.
+template <class Run>
+inline __attribute__((always_inline)) void for_tiles(int64_t outputs, int64_t most_of, Run run) {
+  const int64_t tiles = (outputs + most_of - 1) / most_of;
+  for (int64_t t = 0; t < tiles; ++t) {
+    const int64_t first = t * outputs / tiles;
+    run(first, (t + 1) * outputs / tiles - first);
+  }
 }
 
-// The outputs of a phase all of whose taps are inside.
-inline Range inner_outputs(const PhaseAxis& p, int64_t in) {
-  const int64_t low = p.first, high = p.first + (p.taps - 1) * p.apart;
-  const Range left = inside(low, p.mul, in, p.outputs), right = inside(high, p.mul, in, p.outputs);
-  const int64_t first = most(left.first, right.first);
-  return {first, most(first, least(left.last, right.last))};
+// Bits [first, last), of which those below 0 or above 31 do not exist.
+inline uint32_t bits(int64_t first, int64_t last) {
+  const auto below = [](int64_t i) { return (uint64_t(1) << most(0, least(i, 32))) - 1; };
+  return uint32_t(below(last) & ~below(first));
+}
+
+// Asks for `Pixels` pixels from element `at` on of the rows that this output row is the first to read: what the next
+// tile needs. They may lie past the end of the tensor.
+template <int Pixels, class T>
+inline __attribute__((always_inline)) void ask_for(const SourceRow<T>* rows, int64_t count, int64_t fresh, int64_t at,
+                                                   int64_t pixel) {
+  for (int64_t r = most(0, count - fresh); r < count; ++r)
+#pragma GCC unroll 16
+    for (int p = 0; p < Pixels; ++p) __builtin_prefetch(rows[r].source + at + p * pixel);
 }
 
 }  // namespace

@@ -1,175 +1,176 @@
 // Depthwise convolution in NHWC, wgrad: lanes are channels (cpu/depthwise.h), so nothing is summed across lanes. As in
-// the forward pass a block of pixels walks along the channels of a task; the sums of a filter row stay in registers for
-// a block, then join those of all its taps, which stay in L1.
+// the forward pass a tile of outputs walks along the channels of a task, and a mask leaves out what lies on padding;
+// the sums of a filter row stay in registers for a tile, then join those of all its taps, which stay in L1.
 #include "cpu/kernels/pixels.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
 
-// One output row, channels [first, last) of it: `sums` are [tap][last - first].
+// One output row, channels [first, last) of it: `sums` are [vector][tap][lane].
 template <class T>
 struct Line {
   using A = accumulator_t<T>;
   const SourceRow<T>* rows;
-  int64_t count, fresh, channels, multiplier, in, first, last;
+  int64_t count, fresh, channels, multiplier, in, first, last, taps;
   PhaseAxis width;
   const T* gy;
   A* sums;
 };
 
-// The channels of one vector: those before `mask` belong to the vector before.
 template <class A>
-struct Lanes {
-  int64_t channel;
-  mask_of<A> mask;
-};
-template <class A>
-inline __attribute__((always_inline)) Lanes<A> lanes_at(int64_t at, int64_t last) {
-  const int64_t c = least(at, last - lanes<A>);
-  return {c, ~first_lanes<A>(at - c)};
+inline __attribute__((always_inline)) void add(A* to, vec<A> value) {
+  store(to, load(to) + value);
 }
 
-template <class A>
-inline __attribute__((always_inline)) void add(A* to, vec<A> value, mask_of<A> mask) {
-  store(to, load(to) + (vec<A>)((mask_of<A>)value & mask));
-}
-
-// What outputs from output i on will read of channel `channel`: the rows that no output row before this one has read.
-template <int P, int M, class T>
-inline __attribute__((always_inline)) void ask_for(const Line<T>& l, int64_t i, int64_t channel) {
+// The gradients of outputs [i, i + count) of a vector.
+template <class T>
+inline __attribute__((always_inline)) void load_gradients(const Line<T>& l, int64_t i, int64_t count, int64_t c,
+                                                          vec<accumulator_t<T>> (&g)[kTile]) {
 #pragma GCC unroll 8
-  for (int p = 0; p < P; ++p) prefetch<64, false>(l.gy + (i + p) * l.channels + channel);
-  for (int64_t r = most(0, l.count - l.fresh); r < l.count; ++r)
-#pragma GCC unroll 16
-    for (int p = 0; p < P * M; ++p)
-      prefetch<64, false>(l.rows[r].source + (i * l.width.mul + l.width.first + p) * l.channels + channel);
+  for (int p = 0; p < kTile; ++p) {
+    g[p] = vec<accumulator_t<T>>{};
+    if (p < count) g[p] = load_as<accumulator_t<T>>(l.gy + (i + p) * l.channels + c);
+  }
 }
 
-// P outputs from output i on, all of whose taps lie inside the source: S taps in consecutive pixels (any, if S is 0),
-// outputs M pixels apart.
-template <class T, int S, int M, int P>
-void inner(const Line<T>& l, int64_t i) {
+// Adds one row's part of outputs [0, count) of a tile: S taps in consecutive pixels from `from` on, outputs M pixels
+// apart. Pixels before that of output `count` only meet outputs that exist; `tail` of gy is what the rest meet: they
+// must not meet zeros, because they may be infinite.
+template <int S, int M, class T>
+inline __attribute__((always_inline)) void add_row(const T* from, int64_t pixel, uint32_t valid, int64_t count,
+                                                   const vec<accumulator_t<T>> (&g)[kTile], const T* tail,
+                                                   vec<accumulator_t<T>> (&sum)[S]) {
   using A = accumulator_t<T>;
-  const PhaseAxis& w = l.width;
-  const int64_t pixel = l.channels, each = l.last - l.first;
-  const int64_t start = (i * w.mul + w.first) * pixel;
-  for (int64_t at = l.first; at < l.last; at += lanes<A>) {
-    const Lanes<A> now = lanes_at<A>(at, l.last);
-    if (at * int64_t(sizeof(T)) % 64 == 0) ask_for<P, (M ? M : 1)>(l, i + most(P, kAhead / pixel), at);
-    vec<A> g[P];
-#pragma GCC unroll 8
-    for (int p = 0; p < P; ++p) g[p] = load_as<A>(l.gy + (i + p) * pixel + now.channel);
-    for (const SourceRow<T>* row = l.rows; row < l.rows + l.count; ++row) {
-      const T* from = row->source + start + now.channel;
-      A* sums = l.sums + (row->tap + w.tap) * each + now.channel - l.first;
-      if constexpr (S == 0) {
-        for (int64_t t = 0; t < w.taps; ++t, from += w.apart * pixel, sums += each) {
-          vec<A> sum{};
-#pragma GCC unroll 8
-          for (int p = 0; p < P; ++p) sum += g[p] * load_as<A>(from + p * w.mul * pixel);
-          add(sums, sum, now.mask);
-        }
-      } else {
-        vec<A> sum[S];
-#pragma GCC unroll 8
-        for (int s = 0; s < S; ++s) sum[s] = vec<A>{};
+  const T* rest = from + count * M * pixel;
+  const uint32_t now = valid & bits(0, count * M);
 #pragma GCC unroll 32
-        for (int k = 0; k < (P - 1) * M + S; ++k, from += pixel) {
-          const vec<A> value = load_as<A>(from);
+  for (int k = 0; k < kTile * M; ++k, from += pixel) {
+    if (!(now & 1u << k)) continue;
+    const vec<A> value = load_as<A>(from);
 #pragma GCC unroll 8
-          for (int p = 0; p < P; ++p)
-            if (k >= p * M && k < p * M + S) sum[k - p * M] += g[p] * value;
-        }
+    for (int p = 0; p < kTile; ++p)
+      if (k >= p * M && k < p * M + S) sum[k - p * M] += g[p] * value;
+  }
+  valid >>= count * M;
 #pragma GCC unroll 8
-        for (int s = 0; s < S; ++s) add(sums + s * each, sum[s], now.mask);
+  for (int k = M; k < S; ++k, rest += pixel) {
+    if (!(valid & 1u << (k - M))) continue;
+    const vec<A> value = load_as<A>(rest);
+#pragma GCC unroll 8
+    for (int q = 0; k + q * M < S; ++q)
+      if (q < count) sum[k + q * M] += load_as<A>(tail - q * pixel) * value;
+  }
+}
+
+// Outputs [i, i + count).
+template <class T, int S, int M>
+void tile(const Line<T>& l, int64_t i, int64_t count) {
+  using A = accumulator_t<T>;
+  constexpr int64_t N = lanes<A>;
+  const PhaseAxis& w = l.width;
+  const int64_t pixel = l.channels, origin = i * M + w.first;
+  const uint32_t valid = bits(-origin, least((count - 1) * M + S, l.in - origin));
+  A* totals = l.sums;
+  for (int64_t at = l.first; at < l.last; at += N, totals += l.taps * N) {
+    const int64_t c = least(at, l.channels - N);
+    const T* next = l.gy + (i + count) * pixel + c;
+    if (at * int64_t(sizeof(T)) % 64 == 0) {
+      ask_for<kTile * M>(l.rows, l.count, l.fresh, (origin + count * M + S - M) * pixel + c, pixel);
+#pragma GCC unroll 8
+      for (int p = 0; p < kTile; ++p) __builtin_prefetch(next + p * pixel);
+    }
+    vec<A> g[kTile];
+    load_gradients(l, i, count, c, g);
+    for (const SourceRow<T>* row = l.rows; row < l.rows + l.count; ++row) {
+      vec<A> sum[S] = {};
+      add_row<S, M>(row->source + origin * pixel + c, pixel, valid, count, g, next - pixel, sum);
+#pragma GCC unroll 8
+      for (int s = 0; s < S; ++s) add(totals + (row->tap + w.tap + s) * N, sum[s]);
+    }
+  }
+}
+
+// Likewise with any taps.
+template <class T>
+void tile_apart(const Line<T>& l, int64_t i, int64_t count) {
+  using A = accumulator_t<T>;
+  constexpr int64_t N = lanes<A>;
+  const PhaseAxis& w = l.width;
+  const int64_t pixel = l.channels, origin = i * w.mul + w.first;
+  for (int64_t t = 0; t < w.taps; ++t) {
+    const Range outputs = inside(origin + t * w.apart, w.mul, l.in, count);
+    const uint32_t valid = bits(outputs.first, outputs.last);
+    if (!valid) continue;
+    A* totals = l.sums;
+    for (int64_t at = l.first; at < l.last; at += N, totals += l.taps * N) {
+      const int64_t c = least(at, l.channels - N);
+      vec<A> g[kTile];
+      load_gradients(l, i, count, c, g);
+      for (const SourceRow<T>* row = l.rows; row < l.rows + l.count; ++row) {
+        const T* from = row->source + (origin + t * w.apart) * pixel + c;
+        vec<A> sum{};
+#pragma GCC unroll 8
+        for (int p = 0; p < kTile; ++p)
+          if (valid & 1u << p) sum += g[p] * load_as<A>(from + p * w.mul * pixel);
+        add(totals + (row->tap + w.tap + t) * N, sum);
       }
     }
   }
 }
 
-// Sums of one tap over `outputs`, V vectors of channels: x is its source at output 0.
-template <class T, int V>
-inline __attribute__((always_inline)) void edge(const Line<T>& l, const Range& outputs, const T* x,
-                                                accumulator_t<T>* sums, const Lanes<accumulator_t<T>>& now) {
-  using A = accumulator_t<T>;
-  vec<A> sum[V] = {};
-  const T* g = l.gy + outputs.first * l.channels + now.channel;
-  const int64_t step = l.width.mul * l.channels;
-  x += outputs.first * step + now.channel;
-  for (int64_t i = outputs.first; i < outputs.last; ++i, g += l.channels, x += step)
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) sum[v] += load_as<A>(g + v * lanes<A>) * load_as<A>(x + v * lanes<A>);
-#pragma GCC unroll 4
-  for (int v = 0; v < V; ++v) add(sums + now.channel - l.first + v * lanes<A>, sum[v], now.mask);
-}
-
-// Likewise one channel: where channels are fewer than lanes, or several read one.
+// One channel of all outputs: where channels are fewer than lanes, or several read one.
 template <class T>
-void single(const Line<T>& l, const Range& outputs, const T* x, accumulator_t<T>* sums, int64_t c) {
+void single(const Line<T>& l, const SourceRow<T>& row, int64_t t, int64_t c) {
+  constexpr int64_t N = lanes<accumulator_t<T>>;
+  const PhaseAxis& w = l.width;
+  const Range outputs = inside(w.first + t * w.apart, w.mul, l.in, w.outputs);
   const int64_t source = c / l.multiplier, pixel = l.channels / l.multiplier;
   accumulator_t<T> sum = 0;
   for (int64_t i = outputs.first; i < outputs.last; ++i)
-    sum += widen(l.gy[i * l.channels + c]) * widen(x[i * l.width.mul * pixel + source]);
-  sums[c - l.first] += sum;
+    sum += widen(l.gy[i * l.channels + c]) * widen(row.source[(w.first + t * w.apart + i * w.mul) * pixel + source]);
+  const int64_t vector = (c - l.first) / N, first = least(l.first + vector * N, l.channels - N);
+  l.sums[(vector * l.taps + row.tap + w.tap + t) * N + c - most(0, first)] += sum;
 }
 
-// Outputs [begin, end), whatever of their taps is inside.
 template <class T>
-void edges(const Line<T>& l, int64_t begin, int64_t end) {
-  using A = accumulator_t<T>;
-  const PhaseAxis& w = l.width;
-  const int64_t each = l.last - l.first, pixel = l.channels / l.multiplier;
+void singles(const Line<T>& l) {
   for (const SourceRow<T>* row = l.rows; row < l.rows + l.count; ++row)
-    for (int64_t t = 0; t < w.taps; ++t) {
-      const Range all = inside(w.first + t * w.apart, w.mul, l.in, w.outputs);
-      const Range outputs{most(all.first, begin), least(all.last, end)};
-      if (outputs.first >= outputs.last) continue;
-      const T* x = row->source + (w.first + t * w.apart) * pixel;
-      A* sums = l.sums + (row->tap + w.tap + t) * each;
-      int64_t c = l.first;
-      if (l.multiplier > 1 || each < lanes<A>)
-        for (; c < l.last; ++c) single(l, outputs, x, sums, c);
-      for (; c + 4 * lanes<A> <= l.last; c += 4 * lanes<A>) edge<T, 4>(l, outputs, x, sums, lanes_at<A>(c, l.last));
-      for (; c < l.last; c += lanes<A>) edge<T, 1>(l, outputs, x, sums, lanes_at<A>(c, l.last));
-    }
+    for (int64_t t = 0; t < l.width.taps; ++t)
+      for (int64_t c = l.first; c < l.last; ++c) single(l, *row, t, c);
 }
 
-template <class T, int S, int M>
+template <class T, void (*Tile)(const Line<T>&, int64_t, int64_t)>
 void line(const Line<T>& l) {
-  const Range middle = inner_outputs(l.width, l.in);
-  int64_t i = middle.first;
-  if (l.last - l.first < lanes<accumulator_t<T>> || l.multiplier > 1 || middle.last - middle.first < 4)
-    return edges(l, 0, l.width.outputs);
-  edges(l, 0, i);
-  for (; middle.last - i >= 8; i += 8) inner<T, S, M, 8>(l, i);
-  for (; middle.last - i >= 4; i += 4) inner<T, S, M, 4>(l, i);
-  edges(l, i, l.width.outputs);
+  for_tiles(l.width.outputs, kTile, [&](int64_t i, int64_t count) { Tile(l, i, count); });
 }
 
 template <class T>
-void (*line_for(const PhaseAxis& w))(const Line<T>&) {
+void (*line_for(const PixelGradient& p, const PhaseAxis& w))(const Line<T>&) {
+  if (p.channels < lanes<accumulator_t<T>> || p.multiplier > 1) return singles<T>;
   if (w.apart == 1 && w.mul == 1) {
-    if (w.taps == 3) return line<T, 3, 1>;
-    if (w.taps == 5) return line<T, 5, 1>;
-    if (w.taps == 7) return line<T, 7, 1>;
+    if (w.taps == 3) return line<T, tile<T, 3, 1>>;
+    if (w.taps == 5) return line<T, tile<T, 5, 1>>;
+    if (w.taps == 7) return line<T, tile<T, 7, 1>>;
   }
   if (w.apart == 1 && w.mul == 2) {
-    if (w.taps == 3) return line<T, 3, 2>;
-    if (w.taps == 5) return line<T, 5, 2>;
-    if (w.taps == 7) return line<T, 7, 2>;
+    if (w.taps == 3) return line<T, tile<T, 3, 2>>;
+    if (w.taps == 5) return line<T, tile<T, 5, 2>>;
+    if (w.taps == 7) return line<T, tile<T, 7, 2>>;
   }
-  return line<T, 0, 0>;
+  return line<T, tile_apart<T>>;
 }
 
 constexpr int64_t kPixels = 256;  // outputs that are summed before the sums join the totals: short sums round less
 
 template <class T>
-void gradient_task(const PixelGradient& p, int64_t group, int64_t split) {
+void gradient_task(const PixelGradient& p, int64_t chunk, int64_t split) {
   using A = accumulator_t<T>;
+  constexpr int64_t N = lanes<A>;
   const WeightGradient& c = p.problem;
   Line<T> l;
-  l.first = group * p.group, l.last = least(p.channels, l.first + p.group);
-  const int64_t elements = p.taps * (l.last - l.first), slices = c.axis[0].out, height = c.axis[1].out;
+  l.first = p.chunks.first(chunk), l.last = p.chunks.last(chunk, p.channels), l.taps = p.taps;
+  const int64_t elements = p.taps * ((l.last - l.first + N - 1) / N * N), slices = c.axis[0].out;
+  const int64_t height = c.axis[1].out;
   A* totals = static_cast<A*>(
       scratch(size_t(2 * elements) * sizeof(A) + size_t(c.axis[0].taps * c.axis[1].taps) * sizeof(SourceRow<T>)));
   l.sums = totals + elements;
@@ -177,7 +178,7 @@ void gradient_task(const PixelGradient& p, int64_t group, int64_t split) {
   for (int64_t i = 0; i < 2 * elements; ++i) totals[i] = 0;
   l.rows = rows, l.fresh = c.axis[1].mul, l.channels = p.channels, l.multiplier = p.multiplier;
   l.in = c.axis[2].in, l.width = p.phase[2][0];
-  const auto run = line_for<T>(l.width);
+  const auto run = line_for<T>(p, l.width);
   const int64_t units = c.n * slices * height, begin = split * units / p.splits, end = (split + 1) * units / p.splits;
   const int64_t at_once = kPixels / c.axis[2].out + 1;
   for (int64_t unit = begin; unit < end; ++unit) {
@@ -188,15 +189,17 @@ void gradient_task(const PixelGradient& p, int64_t group, int64_t split) {
     if ((unit - begin) % at_once == at_once - 1 || unit == end - 1)
       for (int64_t i = 0; i < elements; ++i) totals[i] += l.sums[i], l.sums[i] = 0;
   }
-  for (int64_t channel = l.first; channel < l.last; ++channel)
+  for (int64_t channel = l.first; channel < l.last; ++channel) {
+    const int64_t vector = (channel - l.first) / N, first = most(0, least(l.first + vector * N, p.channels - N));
+    const A* sums = totals + vector * p.taps * N + channel - first;
     for (int64_t t = 0; t < p.taps; ++t) {
-      const A sum = totals[t * (l.last - l.first) + channel - l.first];
       if (p.splits == 1) {
-        static_cast<T*>(c.gw)[channel * p.taps + t] = narrow<T>(sum);
+        static_cast<T*>(c.gw)[channel * p.taps + t] = narrow<T>(sums[t * N]);
       } else {
-        static_cast<A*>(c.partial)[(split * p.channels + channel) * p.taps + t] = sum;
+        static_cast<A*>(c.partial)[(split * p.channels + channel) * p.taps + t] = sums[t * N];
       }
     }
+  }
 }
 
 }  // namespace
