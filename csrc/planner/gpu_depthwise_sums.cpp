@@ -101,8 +101,7 @@ Sums cut_up(const ConvProblem& p, const TileAxes& axes, const Cut& cut, const Pl
   sums.slices = ceil_div(sums.items, params.items_a_slice);
   params.partial = sums.slices > 1;
   sums.blocks = tiles * sums.slices;
-  sums.staged_bytes =
-      (staged_bytes(p, params.x_tile) + staged_bytes(p, params.gy_tile)) * double(sums.items) * double(tiles);
+  sums.staged_bytes = (staged_bytes(p, params.x_tile) + staged_bytes(p, params.gy_tile)) * double(sums.filter_tiles);
   return sums;
 }
 

@@ -14,6 +14,9 @@ using namespace kernels;
 
 constexpr int strip = depthwise_strip, threads = depthwise_tile_threads;
 constexpr int64_t bank_words = 32, copy_bytes = 16, sector_bytes = 32;
+// Traffic is counted, work is estimated: of cuts that take about as long, one with less traffic is chosen. So much of
+// the time that its bytes take is added to a cut's price.
+constexpr double traffic_weight = 0.4;
 
 // ---- the axes ----
 
@@ -75,9 +78,29 @@ int strip_taps_of(const TileAxis& a) {
   return best;
 }
 
-// Of `chunk` of a column's channels, in whole sectors.
-int64_t pixel_bytes(DType dtype, int64_t channels, int64_t chunk) {
-  return chunk == channels ? channels * size_of(dtype) : round_up(chunk * size_of(dtype), sector_bytes);
+// An axis of a tensor in pieces of one length, the first at `first`, the others `advance` further each.
+struct Pieces {
+  int64_t extent, length, first, advance, total;  // total: the lengths of all
+};
+Pieces equal_pieces(int64_t extent, int64_t length) { return {extent, length, 0, length, extent}; }
+
+// Bytes of all boxes of such pieces (innermost axis first), counted in the sectors that they lie in. A box is runs of
+// neighbours, as long as the axes that it has all of and its piece of the next one; runs start anywhere in a sector
+// that their common divisor allows, one as often as another.
+double sectors_of(int64_t element, std::initializer_list<Pieces> axes) {
+  double bytes = double(element);
+  int64_t whole = element, run = 0, unit = sector_bytes, lead = 0;
+  for (const Pieces& a : axes) {
+    bytes *= double(a.total);
+    if (run > 0) continue;
+    if (a.length >= a.extent) {
+      whole *= a.length;
+    } else {
+      run = whole * a.length, unit = std::gcd(sector_bytes, whole * std::gcd(a.extent, a.advance));
+      lead = (whole * a.first % unit + unit) % unit;
+    }
+  }
+  return run == 0 ? bytes : bytes / double(run) * double(round_up(lead + run, unit) + sector_bytes - unit);
 }
 
 // Copies as wide as shape and tile allow.
@@ -115,9 +138,24 @@ int64_t split_rows(DepthwiseTile& t, const Cut& cut) {
   return least;
 }
 
+// Channels of the result, which are planes where they come first, for those of the source.
+int64_t results_of(const DepthwiseTiledParams& params, int64_t of_source) {
+  return of_source / params.summed * params.spread;
+}
 // Of a block's plane of the result.
 int64_t output_channels(const DepthwiseTiledParams& params) {
-  return params.channels_last ? params.tile.chunk / params.summed * params.spread : 1;
+  return params.channels_last ? results_of(params, params.tile.chunk) : 1;
+}
+
+// Of all blocks, in whole sectors.
+double stored_bytes(const ConvProblem& p, const DepthwiseTiledParams& params) {
+  const DepthwiseTile& t = params.tile;
+  const auto tiles = [&](int i) { return equal_pieces(t.axis[i].out_extent, t.axis[i].tile); };
+  const auto planes = [&](int64_t of_source) {
+    return params.channels_last ? of_source : results_of(params, of_source);
+  };
+  return sectors_of(size_of(p.dtype), {equal_pieces(params.outputs, output_channels(params)), tiles(2), tiles(1),
+                                       tiles(0), equal_pieces(planes(t.outer), planes(t.planes))});
 }
 
 void set_work(DepthwiseTiledParams& params, const ConvProblem& p, const Cut& cut, int vector) {
@@ -246,7 +284,7 @@ DepthwiseTiling cut_up(const ConvProblem& p, Pass pass, const TileAxes& axes, co
   }
   tiling.blocks = t.by_channel_blocks.value * ceil_div(t.outer, t.planes);
   for (const TileAxis& a : t.axis) tiling.blocks *= tiles_of(a);
-  tiling.staged_bytes = double(tiling.blocks) * staged_bytes(p, t);
+  tiling.staged_bytes = staged_bytes(p, t), tiling.stored_bytes = stored_bytes(p, params);
   return tiling;
 }
 
@@ -277,16 +315,10 @@ Cost tiling_cost(const ConvProblem& p, Pass pass, const DepthwiseTiling& tiling,
   const double element = double(size_of(p.dtype)), blocks = double(tiling.blocks);
   const double x = double(p.x_elements()) * element, y = double(p.y_elements()) * element;
   const double source = pass == Pass::dgrad ? y : x, out = pass == Pass::dgrad ? x : y;
-  // Channels that fill no sector are stored, too, as if they did.
-  const int64_t chunk = output_channels(tiling.params), outputs = tiling.params.outputs;
-  const double filled = tiling.params.channels_last ? ceil_div(outputs, chunk) * pixel_bytes(p.dtype, outputs, chunk) /
-                                                          (double(outputs) * element)
-                                                    : 1;
-  const double once = traffic(p, pass, options),
-               rims = std::max(0.0, tiling.staged_bytes - source) + out * (filled - 1);
+  const double rims = std::max(0.0, tiling.staged_bytes - source) + std::max(0.0, tiling.stored_bytes - out);
   Cost cost{};
   cost.flops = p.flops(pass);
-  cost.bytes = cost.l2_bytes = once + rims;
+  cost.bytes = cost.l2_bytes = traffic(p, pass, options) + rims;
   cost.cycles = cycles_of(p, tiling);
   set_occupancy(cost, blocks, {threads, depthwise_tiled.count, int(tiling.shared_bytes)});
   // Memory is kept busy by blocks that load while others compute.
@@ -324,8 +356,9 @@ DepthwiseTiling tiling_of(const ConvProblem& p, Pass pass, const PlanOptions& op
   visit_cuts(p, axes, [&](const Cut& cut) {
     const DepthwiseTiling tiling = cut_up(p, pass, axes, cut);
     if (tiling.shared_bytes > tile_shared_limit) return;
-    const double time = tiling_cost(p, pass, tiling, {}).microseconds;  // with or without a residual, one cut
-    if (best.blocks == 0 || time < least) best = tiling, least = time;
+    const Cost cost = tiling_cost(p, pass, tiling, {});  // with or without a residual, one cut
+    const double price = cost.microseconds + traffic_weight * 1e6 * cost.bytes / h100.bytes_per_second;
+    if (best.blocks == 0 || price < least) best = tiling, least = price;
   });
   set_tensors(best.params, p, pass, axes, options);
   return best;
@@ -382,8 +415,13 @@ int64_t lay_out(const ConvProblem& p, const TileAxes& axes, const Cut& cut, int6
 }
 
 double staged_bytes(const ConvProblem& p, const DepthwiseTile& t) {
-  const int64_t column = p.layout == Layout::nhwc ? pixel_bytes(p.dtype, t.channels, t.chunk) : size_of(p.dtype);
-  return double(t.planes * column) * t.axis[0].patch * t.axis[1].patch * t.axis[2].patch;
+  const auto patches = [&](int i) {
+    const TileAxis& a = t.axis[i];
+    return Pieces{a.source_extent, a.patch, i == 2 ? a.origin & -t.aligned : a.origin, a.advance,
+                  tiles_of(a) * a.patch};
+  };
+  return sectors_of(size_of(p.dtype), {equal_pieces(t.channels, t.chunk), patches(2), patches(1), patches(0),
+                                       equal_pieces(t.outer, t.planes)});
 }
 
 void visit_cuts(const ConvProblem& p, const TileAxes& axes, const std::function<void(const Cut&)>& visit) {

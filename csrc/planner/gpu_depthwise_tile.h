@@ -43,7 +43,7 @@ inline int vector_of(const ConvProblem& p) {
 }
 // Copies as wide as the tile and the source's address allow.
 void set_copies(kernels::DepthwiseTile& tile, bool channels_last, DType dtype, const void* source);
-// Of one block, in whole sectors.
+// Of all blocks, in whole sectors.
 double staged_bytes(const ConvProblem& p, const kernels::DepthwiseTile& tile);
 
 // ---- fprop and dgrad ----
@@ -52,7 +52,7 @@ struct DepthwiseTiling {
   kernels::DepthwiseTiledParams params;  // but for addresses, and copies that an address is too odd for
   int vector = 1, strip_taps = 3, step = 1;
   int64_t blocks = 0, shared_bytes = 0;
-  double staged_bytes = 0;  // of all blocks
+  double staged_bytes = 0, stored_bytes = 0;  // of all blocks, in whole sectors
 };
 
 // All but the tensors, for one way to cut.

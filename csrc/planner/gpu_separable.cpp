@@ -35,9 +35,7 @@ void set_cost(SeparableTiling& t, const SeparableProblem& p, const PlanOptions& 
   const double element = double(size_of(pointwise.dtype)), blocks = double(t.tiles * t.splits);
   const double chunks = double(chunks_of(p.depthwise)), depth = shape.depth_bytes / element;
   const double source = double(p.depthwise.x_elements()) * element, weights = double(pointwise.w_elements()) * element;
-  // The last chunk is copied only as far as there are channels.
-  const double filled = double(p.depthwise.c) / (chunks * t.depthwise.params.tile.chunk);
-  const double staged = t.depthwise.staged_bytes * filled * double(t.splits), rims = std::max(0.0, staged - source);
+  const double staged = t.depthwise.staged_bytes * double(t.splits), rims = std::max(0.0, staged - source);
   const double residual = options.residual ? double(pointwise.y_elements()) * element : 0;
   const double products = double(t.row_tiles) * chunks * 2 * shape.rows * shape.positions * depth;
   const double first = chunks * block_cycles(p.depthwise, t.depthwise, result_instructions);
