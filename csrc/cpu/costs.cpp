@@ -74,7 +74,7 @@ Rate interleaved_rate(const ConvProblem& p, Pass pass) {
     const bool nchw = p.layout == Layout::nchw, strided = p.stride[1] * p.stride[2] > 1, four = p.c_per_group() == 4;
     const double element = nchw ? 0.15 : 0.25;
     if (pass == Pass::wgrad) return {3, element, nchw ? four ? 0.042 : 0.032 : strided ? 0.062 : four ? 0.058 : 0.038};
-    return {3, element, pass == Pass::dgrad && strided ? 0.06 : four ? 0.045 : 0.042};
+    return {3, element, four ? 0.037 : strided ? 0.043 : 0.03};
   }
   const double elements = double(p.x_elements() + p.y_elements());
   const double rows = double(p.in[1] + p.pad_lo[1] + p.pad_hi[1]), row = double(p.in[2] + p.pad_lo[2] + p.pad_hi[2]);

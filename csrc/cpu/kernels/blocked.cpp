@@ -175,7 +175,12 @@ void blocked_pack(const void* context, int64_t begin, int64_t end) {
         for (int64_t t = 0; t < taps; ++t)
           read_lanes(w + t * c.w_tap[2], c.w_dst, count, c.src_channels,
                      [&](int64_t i) { return to + place[t] + i * kBlock; });
-      } else {  // the taps
+      } else if (c.w_src == taps) {  // the taps, and after them the next source channel's
+        read_lanes(w, c.w_dst, count, c.src_channels * taps, [&](int64_t i) {
+          const int64_t cs = uint32_t(i) / uint32_t(taps);
+          return to + place[i - cs * taps] + cs * kBlock;
+        });
+      } else {  // the taps of one source channel
         for (int64_t cs = 0; cs < c.src_channels; ++cs)
           read_lanes(w + cs * c.w_src, c.w_dst, count, taps, [&](int64_t t) { return to + place[t] + cs * kBlock; });
       }
