@@ -95,13 +95,10 @@ Rate blocked_rate(const ConvProblem& p, Pass pass) {
   const double packing = 0.5 * filled(lanes) / double(p.n * volume(p.out));
   if (pass == Pass::wgrad && p.groups == 1 && lanes > 8) return {4, 0.3, 0.04 * filled(lanes) + packing};
   const bool apart = pass == Pass::dgrad && p.stride[2] > 1;  // short phases of a row
-  const double tap = lanes <= 4   ? 0.5 / double(lanes)
-                     : lanes <= 8 ? (pass == Pass::wgrad     ? 0.28
-                                     : apart && p.groups > 1 ? 0.75
-                                                             : 0.36) /
-                                        double(lanes)
-                                  : 0.032 * filled(lanes);
-  return {4, 0.3, tap + packing};
+  if (lanes > 8) return {4, 0.3, 0.032 * filled(lanes) + packing};
+  if (lanes <= 4) return {4, 0.3, 0.5 / double(lanes) + packing};
+  const double eight = pass == Pass::wgrad ? 0.28 : apart && p.groups > 1 ? 0.75 : 0.36;
+  return {4, 0.3, eight / double(lanes) + packing};
 }
 
 // Groups of eight channels or more: oneDNN's layouts fit some passes better than others.
@@ -109,8 +106,10 @@ Rate aten_grouped_rate(const ConvProblem& p, Pass pass) {
   const bool nchw = p.layout == Layout::nchw, strided = p.stride[1] * p.stride[2] > 1, eight = p.c_per_group() < 16;
   const bool wide = p.c_per_group() >= 32 && (nchw || !strided);
   if (pass == Pass::fprop) return {8, 0.3, nchw && eight ? 0.05 : wide ? 0.03 : 0.036};
-  if (pass == Pass::dgrad)
-    return {18, 0.3, strided ? (!nchw ? 0.065 : eight ? 0.045 : 0.12) : nchw ? wide ? 0.028 : 0.036 : 0.04};
+  if (pass == Pass::dgrad) {
+    if (strided) return {18, 0.3, !nchw ? 0.065 : eight ? 0.045 : 0.12};
+    return {18, 0.3, !nchw ? 0.04 : wide ? 0.028 : 0.036};
+  }
   return {18, 0.3, nchw ? 0.038 : eight && !strided ? 0.04 : 0.08};
 }
 

@@ -67,7 +67,6 @@ void bind_backend_extras(py::module_& m) {
   m.def("counters", &counters,
         "What each kernel asked of memory since reset_counters(): a dict by kernel name of global_load, global_store, "
         "global_atomic (requests, sectors, distinct, ideal, bytes), shared_load, ... (requests, wavefronts, ideal, "
-        "bytes), and "
-        "totals.");
+        "bytes), and totals.");
   m.def("reset_counters", &reset_counters);
 }
