@@ -30,7 +30,10 @@ double filled(int64_t channels) { return double((channels + kBlock - 1) / kBlock
 Rate direct_conv_rate(const ConvProblem& p, Pass pass) {
   if (pass == Pass::bgrad) return {1, 0.06, 0};
   if (pass == Pass::dgrad && p.stride[2] > 1) return {0.5, 0, 0.7};  // most taps of a row of gx miss
-  const double each = p.layout == Layout::nchw || p.c == 1 ? 0.05 : 0.25, row = pass == Pass::wgrad ? 15 : 12;
+  const double each = p.layout == Layout::nhwc && p.c > 1 ? 0.25
+                      : p.stride[2] > 1                   ? 0.22
+                                                          : 0.05,
+               row = pass == Pass::wgrad ? 15 : 12;
   return {0.5, 0, each + row / double(p.out[2])};
 }
 
