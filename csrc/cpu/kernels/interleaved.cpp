@@ -23,15 +23,15 @@ struct Windows {
 };
 
 // Where outputs go, and how far apart.
-template <class Out>
+template <class A>
 struct Outputs {
-  Out* at;
+  A* at;
   int64_t down, right;
 };
 
 // Q rows of P outputs.
-template <int G, int Q, int P, class A, class Out>
-void sum_windows(const Windows<A>& w, const A* source, const Outputs<Out>& out) {
+template <int G, int Q, int P, class A>
+void sum_windows(const Windows<A>& w, const A* source, const Outputs<A>& out) {
   vec<A> sum[Q][P];
 #pragma GCC unroll 4
   for (int q = 0; q < Q; ++q)
@@ -54,7 +54,7 @@ void sum_windows(const Windows<A>& w, const A* source, const Outputs<Out>& out) 
 #pragma GCC unroll 4
   for (int q = 0; q < Q; ++q)
 #pragma GCC unroll 16
-    for (int p = 0; p < P; ++p) store_as<Out, A>(out.at + q * out.down + p * out.right, sum[q][p]);
+    for (int p = 0; p < P; ++p) store(out.at + q * out.down + p * out.right, sum[q][p]);
 }
 
 // S taps of P outputs, all in consecutive pixels: each is loaded once for all the taps that use it.
@@ -103,8 +103,8 @@ inline __attribute__((always_inline)) Range taps_of(const Windows<A>& w, int64_t
 }
 
 // A row of outputs where both taps and outputs are neighbours, P at a time: the last tile overlaps the one before it.
-template <int G, int P, class A, class Out>
-void sum_row(const Windows<A>& w, const A* source, const Outputs<Out>& out, int64_t length) {
+template <int G, int P, class A>
+void sum_row(const Windows<A>& w, const A* source, const Outputs<A>& out, int64_t length) {
   for (int64_t next = 0; next < length; next += P) {
     const int64_t i = least(next, length - P);
     const Range taps = taps_of<P>(w, i);
@@ -115,14 +115,14 @@ void sum_row(const Windows<A>& w, const A* source, const Outputs<Out>& out, int6
       add_filter_row<G, P>(w, source + r * w.row + i * lanes<A>, w.weights + r * w.weight_row, taps.first, taps.last,
                            sum);
 #pragma GCC unroll 8
-    for (int p = 0; p < P; ++p) store_as<Out, A>(out.at + (i + p) * out.right, sum[p]);
+    for (int p = 0; p < P; ++p) store(out.at + (i + p) * out.right, sum[p]);
   }
 }
 
 // Likewise with a filter so large that its weights and the rows under it are not in L1 together: a row of it at a time,
 // the sums in memory meanwhile. The last tile overruns the row, in `w.line` and in the source.
-template <int P, class A, class Out>
-void sum_row_by_rows(const Windows<A>& w, const A* source, const Outputs<Out>& out, int64_t length) {
+template <int P, class A>
+void sum_row_by_rows(const Windows<A>& w, const A* source, const Outputs<A>& out, int64_t length) {
   for (int64_t i = 0; i < length; ++i) store(w.line + i * lanes<A>, w.bias);
   for (int64_t r = 0; r < w.rows; ++r)
     for (int64_t i = 0; i < length; i += P) {
@@ -136,14 +136,14 @@ void sum_row_by_rows(const Windows<A>& w, const A* source, const Outputs<Out>& o
 #pragma GCC unroll 8
       for (int p = 0; p < P; ++p) store(line + p * lanes<A>, sum[p]);
     }
-  for (int64_t i = 0; i < length; ++i) store_as<Out, A>(out.at + i * out.right, load(w.line + i * lanes<A>));
+  for (int64_t i = 0; i < length; ++i) store(out.at + i * out.right, load(w.line + i * lanes<A>));
 }
 
 constexpr int64_t kManyTaps = 128;
 
 // Filter rows that lie on padding are left out.
-template <int G, int P, class A, class Out>
-void sum_neighbour_rows(const Windows<A>& w, Outputs<Out> out, int64_t rows, int64_t length) {
+template <int G, int P, class A>
+void sum_neighbour_rows(const Windows<A>& w, Outputs<A> out, int64_t rows, int64_t length) {
   Windows<A> now = w;
   const A* source = w.source;
   for (int64_t h = 0; h < rows; ++h, source += w.down, out.at += out.down) {
@@ -159,10 +159,10 @@ void sum_neighbour_rows(const Windows<A>& w, Outputs<Out> out, int64_t rows, int
 }
 
 // `rows` rows of at least P outputs: the last tile of a row overlaps the one before it.
-template <int G, int Q, int P, class A, class Out>
-void sum_rows(const Windows<A>& w, Outputs<Out> out, int64_t rows, int64_t length) {
+template <int G, int Q, int P, class A>
+void sum_rows(const Windows<A>& w, Outputs<A> out, int64_t rows, int64_t length) {
   const A* source = w.source;
-  Out* const start = out.at;
+  A* const start = out.at;
   for (int64_t h = 0; h < rows;) {
     const bool many = h + Q <= rows;
     for (int64_t next = 0; next < length; next += P) {
@@ -177,8 +177,8 @@ void sum_rows(const Windows<A>& w, Outputs<Out> out, int64_t rows, int64_t lengt
 
 // Of the tiles that fit a row, the one that computes least: ten outputs or fewer take as long as ten, because sums
 // wait for each other.
-template <int G, class A, class Out>
-void sum_plane(const Windows<A>& w, const Outputs<Out>& out, int64_t rows, int64_t length) {
+template <int G, class A>
+void sum_plane(const Windows<A>& w, const Outputs<A>& out, int64_t rows, int64_t length) {
   if (length >= 7 && w.right == lanes<A> && w.column == lanes<A>) {
     const bool eight = (length + 7) / 8 * 80 <= (length + 6) / 7 * 76;
     return eight ? sum_neighbour_rows<G, 8>(w, out, rows, length) : sum_neighbour_rows<G, 7>(w, out, rows, length);
@@ -201,9 +201,8 @@ void sum_plane(const Windows<A>& w, const Outputs<Out>& out, int64_t rows, int64
 }
 
 // Band `band` of vector v of a block: `out` is the first of the band's outputs.
-template <int G, class A, class Out>
-void sum_band(const Interleaved& b, A* memory, const A* source, const A* packed, int64_t band,
-              const Outputs<Out>& out) {
+template <int G, class A>
+void sum_band(const Interleaved& b, A* memory, const A* source, const A* packed, int64_t band, const Outputs<A>& out) {
   constexpr int64_t N = lanes<A>;
   Windows<A> w;
   w.bias = load(packed + b.taps * G * kBlock), w.line = memory;
@@ -222,7 +221,7 @@ void sum_band(const Interleaved& b, A* memory, const A* source, const A* packed,
       const int64_t across = b.width.taps * G * kBlock;
       w.weights = packed + rows.tap * across + columns.tap * G * kBlock;
       w.weight_row = rows.tap_step * across, w.weight_column = columns.tap_step * G * kBlock;
-      const Outputs<Out> each{out.at + h * out.down + f * out.right, b.height.div * out.down, b.width.div * out.right};
+      const Outputs<A> each{out.at + h * out.down + f * out.right, b.height.div * out.down, b.width.div * out.right};
       sum_plane<G>(w, each, count, columns.outputs);
     }
   }
@@ -239,20 +238,21 @@ void interleaved_band(const InterleavedDepthwise& p, int64_t n, int64_t block, i
   const int64_t top = band * b.out_rows(), pixels = least(b.out_rows(), b.height.out - top) * b.width.out;
   const A* packed = static_cast<const A*>(p.packed) + block * (b.taps * G + 1) * kBlock;
   T* to = static_cast<T*>(c.dst) + n * c.dst_strides.n + first * c.dst_strides.c + top * c.dst_strides.at[1];
-  for (int64_t v = 0; v * lanes<A> < channels; ++v) {
+  const int64_t vector = b.rows * b.pitch * lanes<A>;
+  for (int64_t v = 0; v * lanes<A> < channels;
+       ++v, source += vector, packed += lanes<A>, to += lanes<A> * c.dst_strides.c) {
     const int64_t count = least(lanes<A>, channels - v * lanes<A>);
-    if (c.layout == Layout::nhwc && count == lanes<A>) {
-      sum_band<G>(b, line, source, packed, band, Outputs<T>{to, c.dst_strides.at[1], c.dst_strides.at[2]});
-    } else {
-      sum_band<G>(b, line, source, packed, band, Outputs<A>{out, b.width.out * lanes<A>, lanes<A>});
-      if (c.layout == Layout::nchw) {
-        write_planes(to, out, pixels, {c.dst_strides.c, count});
-      } else {
-        for (int64_t i = 0; i < pixels; ++i)
-          for (int64_t l = 0; l < count; ++l) to[i * c.dst_strides.at[2] + l] = narrow<T>(out[i * lanes<A> + l]);
+    if constexpr (std::is_same_v<T, A>)
+      if (c.layout == Layout::nhwc && count == lanes<A>) {
+        sum_band<G>(b, line, source, packed, band, Outputs<A>{to, c.dst_strides.at[1], c.dst_strides.at[2]});
+        continue;
       }
+    sum_band<G>(b, line, source, packed, band, Outputs<A>{out, b.width.out * lanes<A>, lanes<A>});
+    if (c.layout == Layout::nchw) {
+      write_planes(to, out, pixels, {c.dst_strides.c, count});
+    } else {
+      write_pixels(to, out, pixels, c.dst_strides.at[2], count);
     }
-    source += b.rows * b.pitch * lanes<A>, packed += lanes<A>, to += lanes<A> * c.dst_strides.c;
   }
 }
 

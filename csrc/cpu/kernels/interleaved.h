@@ -153,6 +153,17 @@ void write_planes(T* to, const A* from, int64_t total, const Channels& channels)
   }
 }
 
+// Likewise in NHWC, where pixels are `pixel` elements apart.
+template <class T, class A>
+void write_pixels(T* to, const A* from, int64_t pixels, int64_t pixel, int64_t count) {
+  if (count == lanes<A>) {
+    for (int64_t i = 0; i < pixels; ++i, to += pixel, from += lanes<A>) store_as<T, A>(to, load(from));
+  } else {
+    for (int64_t i = 0; i < pixels; ++i, to += pixel, from += lanes<A>)
+      for (int64_t l = 0; l < count; ++l) to[l] = narrow<T>(from[l]);
+  }
+}
+
 // The extent of a source whose padding is no zeros to leave out.
 constexpr int64_t kEverywhere = int64_t(1) << 40;
 
