@@ -153,8 +153,8 @@ def test_rows_in_place_past_the_caches() -> None:
         assert torch.equal(got.double(), exact), pass_
 
 
-# NHWC pixel kernels (csrc/cpu/kernels/pixels.h): several chunks of channels, the last vector overlapping the one before;
-# tiles of every length up to two whole ones, at either border and, in the row of three, at both.
+# NHWC pixel kernels (csrc/cpu/kernels/pixels.h): several chunks of channels, the last vector overlapping the one
+# before; tiles of every length up to two whole ones, at either border and, in the row of three, at both.
 PIXELS = tuple(
     conv(f"{c} channels of {size} by {filter} / {stride}", n, c, c, size, filter, stride, padding, dilation, c)
     for c, n, size, filter, stride, padding, dilation in (
@@ -172,6 +172,27 @@ def test_pixels(dtype: str) -> None:
         assert all(accepts("depthwise", case, pass_, dtype, "nhwc") for pass_ in PASSES[:3])
         check(case, "nhwc", dtype, integers=dtype != "bfloat16")
         check(case, "nhwc", dtype, integers=False)
+
+
+# Results of more than 8 MiB, which go past the caches: in one run, where lines straddle tiles, and in runs of a chunk;
+# of both phases of dgrad at a stride of two, and of each alone.
+PIXELS_STREAMED = (
+    conv("one run", 1, 20, 20, (331, 325), 3, 1, 1, 1, 20),
+    conv("chunks", 1, 1056, 1056, (45, 47), 3, 1, 1, 1, 1056),
+    conv("pairs", 1, 80, 80, (165, 167), 3, 2, 1, 1, 80),
+    conv("phases", 1, 80, 80, (165, 167), 3, 2, 0, 1, 80),
+)
+
+
+@pytest.mark.parametrize("case", PIXELS_STREAMED, ids=lambda case: case.name)
+def test_pixels_past_the_caches(case: ConvCase) -> None:
+    t = operands(case, torch.float32, integers=True)
+    for pass_, exact in (
+        ("fprop", oracle.fprop(case, t["x"], t["w"], t["b"])),
+        ("dgrad", oracle.dgrad(case, t["y"], t["w"])),
+    ):
+        got = run_conv(case, pass_, *inputs(pass_, t), layout="nhwc", kernel="depthwise")
+        assert torch.equal(got.double(), exact), pass_
 
 
 # Filters larger than the plane or almost: most taps lie on padding, and all of those of some outputs.

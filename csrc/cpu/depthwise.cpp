@@ -93,6 +93,9 @@ Prepared<ConvProblem> prepare_pixel_gradient(const ConvProblem& p, const PlanOpt
   });
 }
 
+// No epilogue, which would read what has been written.
+bool plain(const PlanOptions& options) { return !options.residual && options.activation == Activation::none; }
+
 // Bands enough for the threads, but no more: each reads a row of either neighbour.
 template <class Task>
 void split_rows(Task& task, int64_t height, int64_t bands) {
@@ -118,8 +121,7 @@ Prepared<ConvProblem> prepare_rows(const ConvProblem& p, Pass pass, const PlanOp
       with_epilogue(correlation(p, pass), options), forward ? p.k : p.c, p.k_per_group(), 1, 0, !forward, false};
   const int64_t planes = p.n * task.channels, height = p.in[1];
   split_rows(task, height, (64 + planes - 1) / planes);
-  const bool plain = !options.residual && options.activation == Activation::none;
-  task.stream = plain && streams(result_bytes(p, pass));
+  task.stream = plain(options) && streams(result_bytes(p, pass));
   const int threads = usable_threads(options.threads, cost(p, pass, options).microseconds > kSerialMicroseconds);
   const int64_t tasks = planes * task.bands;
   return {[task, tasks, threads](const ConvArgs& args) {
@@ -153,8 +155,12 @@ Prepared<ConvProblem> prepare_pixels(const ConvProblem& p, Pass pass, const Plan
                       p.k_per_group(),
                       volume(p.filter),
                       chunks_of(pass == Pass::fprop ? p.k : p.c, chunk_channels(p)),
+                      false,
                       {},
                       nullptr};
+  // All of a tile, which lies in one run, or long runs of each pixel.
+  const bool long_runs = task.chunks.size * size_of(p.dtype) >= 128, one_run = pass == Pass::fprop || p.stride[2] == 1;
+  task.stream = plain(options) && task.multiplier == 1 && streams(result_bytes(p, pass)) && (long_runs || one_run);
   const auto phases = std::make_shared<Phases>(task.problem.axis);
   for (int i = 0; i < 3; ++i) task.phase[i] = phases->axis[i].data();
   const int threads = usable_threads(options.threads, cost(p, pass, options).microseconds > kSerialMicroseconds);

@@ -110,6 +110,7 @@ struct PixelDepthwise {
   Correlation problem;
   int64_t channels, multiplier, taps;
   Chunks chunks;
+  bool stream;  // past the caches
   const PhaseAxis* phase[3];
   void* packed;  // workspace
 };

@@ -5,6 +5,7 @@
 #include "cpu/kernels/pixels.h"
 
 #include "cpu/kernels/finish.h"
+#include "cpu/kernels/stream.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
@@ -20,7 +21,27 @@ struct Line {
   uint32_t* valid;  // scratch: a mask for each tap of the width
   T* out;
   int64_t out_step;
+  A* stage;  // scratch of 2 * kTile pixels: a tile is written past the caches as a whole, or null
+
+  int64_t chunk() const { return last - first; }
 };
+
+// A vector of the outputs' pixel i: pixel `at` of the tile.
+template <class T>
+inline __attribute__((always_inline)) void put_pixel(const Line<T>& l, int64_t i, int at, int64_t c,
+                                                     vec<accumulator_t<T>> value) {
+  if (l.stage) return store(l.stage + at * l.chunk() + c - l.first, value);
+  store_as<T, accumulator_t<T>>(l.out + i * l.out_step + c, value);
+}
+
+// What is staged, to `count` pixels of the tensor, `step` elements apart.
+template <class T>
+void put_tile(const Line<T>& l, T* out, int64_t step, int64_t count) {
+  if (!l.stage) return;
+  const bool whole = l.chunk() == step;
+  const int64_t runs = whole ? 1 : count, each = whole ? count * step : l.chunk();
+  for (int64_t i = 0; i < runs; ++i) put_line(out + l.first + i * step, l.stage + i * each, each, true);
+}
 
 // The weights of a vector that begins with channel c, and that channel: the last vector overlaps the one before.
 template <class T>
@@ -43,7 +64,7 @@ void tile(const Line<T>& l, int64_t i, int64_t count) {
     const A* packed = weights_of(l, c);
     if (at * int64_t(sizeof(T)) % 64 == 0)
       ask_for<kTile * M>(l.rows, l.count, l.fresh, (origin + count * M + S - M) * pixel + c, pixel);
-    if (at * int64_t(sizeof(T)) % 64 == 0)
+    if (at * int64_t(sizeof(T)) % 64 == 0 && !l.stage)
 #pragma GCC unroll 8
       for (int p = 0; p < kTile; ++p) __builtin_prefetch(l.out + (i + count + p) * l.out_step + c, 1);
     vec<A> sum[kTile];
@@ -66,8 +87,9 @@ void tile(const Line<T>& l, int64_t i, int64_t count) {
     }
 #pragma GCC unroll 8
     for (int p = 0; p < kTile; ++p)
-      if (p < count) store_as<T, A>(l.out + (i + p) * l.out_step + c, sum[p]);
+      if (p < count) put_pixel(l, i + p, p, c, sum[p]);
   }
+  put_tile(l, l.out + i * l.out_step, l.out_step, count);
 }
 
 // Likewise with any taps.
@@ -100,8 +122,9 @@ void tile_apart(const Line<T>& l, int64_t i, int64_t count) {
     }
 #pragma GCC unroll 8
     for (int p = 0; p < kTile; ++p)
-      if (p < count) store_as<T, A>(l.out + (i + p) * l.out_step + c, sum[p]);
+      if (p < count) put_pixel(l, i + p, p, c, sum[p]);
   }
+  put_tile(l, l.out + i * l.out_step, l.out_step, count);
 }
 
 // One channel of one output: where channels are fewer than lanes, or several read one.
@@ -191,10 +214,11 @@ void pair_tile(const Line<T>& even, const Line<T>& odd, int64_t i, int64_t count
     }
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) {
-      if (p < count) store_as<T, A>(even.out + (i + p) * even.out_step + c, sum[p][0]);
-      if (p < count && p < odds) store_as<T, A>(odd.out + (i + p) * odd.out_step + c, sum[p][1]);
+      if (p < count) put_pixel(even, i + p, 2 * p, c, sum[p][0]);
+      if (p < count && p < odds) put_pixel(odd, i + p, 2 * p + 1, c, sum[p][1]);
     }
   }
+  put_tile(even, even.out + i * even.out_step, even.channels, count + least(count, odds));
 }
 
 template <class T, int S0, int S1, int D>
@@ -240,8 +264,12 @@ void pixel_depthwise(const void* context, int64_t begin, int64_t end) {
   const int64_t rows = c.axis[0].taps * c.axis[1].taps, slices = c.axis[0].out, height = c.axis[1].out;
   visit_dtype(c.dtype, [&](auto type) {
     using T = decltype(type);
-    auto* memory = static_cast<SourceRow<T>*>(
-        scratch(size_t(rows) * sizeof(SourceRow<T>) + size_t(c.axis[2].taps) * sizeof(uint32_t)));
+    using A = accumulator_t<T>;
+    const int64_t most_channels = p.channels - p.chunks.first(p.chunks.count - 1), stage = 2 * kTile * most_channels;
+    A* const staged =
+        static_cast<A*>(scratch(size_t(p.stream ? stage : 0) * sizeof(A) + size_t(rows) * sizeof(SourceRow<T>) +
+                                size_t(c.axis[2].taps) * sizeof(uint32_t)));
+    auto* memory = reinterpret_cast<SourceRow<T>*>(staged + (p.stream ? stage : 0));
     for (int64_t index = begin; index < end; ++index) {
       const int64_t h = index % height, d = index / height % slices, chunk = index / height / slices % p.chunks.count;
       const int64_t n = index / height / slices / p.chunks.count;
@@ -251,11 +279,12 @@ void pixel_depthwise(const void* context, int64_t begin, int64_t end) {
       l.first = p.chunks.first(chunk), l.last = p.chunks.last(chunk, p.channels);
       l.count =
           source_rows(c.axis, p.phase, d, h, static_cast<const T*>(c.src) + n * c.src_strides.n, c.src_strides, memory);
-      l.weights = static_cast<const accumulator_t<T>*>(p.packed), l.taps = p.taps;
+      l.weights = static_cast<const A*>(p.packed), l.taps = p.taps, l.stage = p.stream ? staged : nullptr;
       l.out_step = c.axis[2].div * c.dst_strides.at[2];
       depthwise_line(p, l,
                      static_cast<T*>(c.dst) + n * c.dst_strides.n + d * c.dst_strides.at[0] + h * c.dst_strides.at[1]);
     }
+    if (p.stream) end_stream();
   });
 }
 
