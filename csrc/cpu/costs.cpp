@@ -47,6 +47,9 @@ double taps_inside(const ConvProblem& p, int axis, int64_t tile) {
   return std::min(1.0, (inside / double(out) + double(tile - 1)) / double(taps));
 }
 
+// All pixels of NHWC lie in one set of L1.
+bool collides(const ConvProblem& p) { return p.layout == Layout::nhwc && p.k * size_of(p.dtype) % 4096 == 0; }
+
 // NCHW also pays for each plane, most where planes are small; NHWC has scalar code for fewer channels than a vector has
 // lanes and for several filters a channel.
 Rate depthwise_rate(const ConvProblem& p, Pass pass) {
@@ -55,10 +58,11 @@ Rate depthwise_rate(const ConvProblem& p, Pass pass) {
     if (p.k < 8 || p.k_per_group() > 1) return {3, 0.3, 1};
     const double inside = taps_inside(p, 1, 1) * taps_inside(p, 2, 4);
     if (p.dilation[2] > 1 || p.filter[2] > 7)  // taps share no loads
-      return {3, 0.15, (pass == Pass::wgrad ? 0.1 : 0.055) * inside};
-    if (pass == Pass::fprop) return {3, strided ? 0.16 : 0.1, 0.034 * inside};
-    if (pass == Pass::dgrad) return strided ? Rate{3, 0.25, 0.05} : Rate{3, 0.12, 0.034 * inside};
-    return strided ? Rate{3, 0.25, 0.08} : Rate{3, 0.13, 0.043 * inside};
+      return {3, 0.15, (pass == Pass::wgrad ? 0.1 : 0.06) * inside};
+    const double collide = collides(p) ? 0.3 : 0;
+    if (pass == Pass::fprop) return {3, (strided ? 0.16 : 0.1) + collide, 0.034 * inside};
+    if (pass == Pass::dgrad) return strided ? Rate{3, 0.25, 0.05} : Rate{3, 0.12 + collide, 0.034 * inside};
+    return strided ? Rate{3, 0.25, 0.08} : Rate{3, 0.13 + collide, 0.043 * inside};
   }
   const double planes = double(p.n * p.k) / double(p.x_elements() + p.y_elements());
   if (by_rows(p)) return {3, 0.13 + 70 * planes, 0.02};
@@ -88,7 +92,8 @@ Rate interleaved_rate(const ConvProblem& p, Pass pass) {
   const double plane = p.layout == Layout::nchw ? 25 * double(p.n * p.c) / elements : 0;
   // What is left of a row of taps is shorter: a tenth of them must go before it shows.
   const double inside = std::min(1.0, 1.1 * taps_inside(p, 1, 1) * taps_inside(p, 2, 7));
-  return {3, 0.18 + 0.05 * padded + plane + (far ? 0.2 : 0), (0.033 + again) * inside * filled(p.c)};
+  return {3, 0.18 + 0.05 * padded + plane + (far ? 0.2 * (1 + collides(p)) : 0),
+          (0.033 + again) * inside * filled(p.c)};
 }
 
 // Lanes are output channels, sixteen at a time, or eight; packing takes half a nanosecond a weight, counted per tap of

@@ -92,37 +92,44 @@ void tile(const Line<T>& l, int64_t i, int64_t count) {
   put_tile(l, l.out + i * l.out_step, l.out_step, count);
 }
 
-// Likewise with any taps.
+// Likewise with any taps, and so without loads to share: two vectors, all of a cache line.
 template <class T>
 void tile_apart(const Line<T>& l, int64_t i, int64_t count) {
   using A = accumulator_t<T>;
   constexpr int64_t N = lanes<A>;
+  constexpr int P = kTile / 2;
   const PhaseAxis& w = l.width;
-  const int64_t pixel = l.channels, origin = i * w.mul + w.first;
+  const int64_t pixel = l.channels, origin = i * w.mul + w.first, next = origin + count * w.mul;
   for (int64_t t = 0; t < w.taps; ++t) {
     const Range outputs = inside(origin + t * w.apart, w.mul, l.in, count);
     l.valid[t] = bits(outputs.first, outputs.last);
   }
-  for (int64_t at = l.first; at < l.last; at += N) {
-    int64_t c = at;
-    const A* packed = weights_of(l, c);
-    vec<A> sum[kTile];
+  const int64_t last = l.first + (l.chunk() - 1) / N * N;  // an odd one goes twice
+  for (int64_t at = l.first; at < l.last; at += 2 * N) {
+    int64_t c[2] = {at, least(at + N, last)};
+    const A* const packed[2] = {weights_of(l, c[0]), weights_of(l, c[1])};
+    ask_for<P>(l.rows, l.count, l.fresh, (next + (w.taps - 1) * w.apart) * pixel + c[0], pixel);
+    vec<A> sum[P][2];
 #pragma GCC unroll 8
-    for (int p = 0; p < kTile; ++p) sum[p] = load(packed + l.taps * N);
+    for (int p = 0; p < P; ++p) sum[p][0] = load(packed[0] + l.taps * N), sum[p][1] = load(packed[1] + l.taps * N);
     for (const SourceRow<T>* row = l.rows; row < l.rows + l.count; ++row) {
-      const T* from = row->source + origin * pixel + c;
-      const A* weights = packed + (row->tap + w.tap) * N;
-      for (int64_t t = 0; t < w.taps; ++t, from += w.apart * pixel, weights += w.tap_step * N) {
+      const T *from0 = row->source + origin * pixel + c[0], *from1 = row->source + origin * pixel + c[1];
+      int64_t tap = (row->tap + w.tap) * N;
+      for (int64_t t = 0; t < w.taps; ++t, tap += w.tap_step * N) {
         const uint32_t valid = l.valid[t];
-        const vec<A> weight = load(weights);
+        const vec<A> weight0 = load(packed[0] + tap), weight1 = load(packed[1] + tap);
 #pragma GCC unroll 8
-        for (int p = 0; p < kTile; ++p)
-          if (valid & 1u << p) sum[p] += weight * load_as<A>(from + p * w.mul * pixel);
+        for (int p = 0; p < P; ++p) {
+          if (!(valid & 1u << p)) continue;
+          const int64_t source = (t * w.apart + p * w.mul) * pixel;
+          sum[p][0] += weight0 * load_as<A>(from0 + source);
+          sum[p][1] += weight1 * load_as<A>(from1 + source);
+        }
       }
     }
 #pragma GCC unroll 8
-    for (int p = 0; p < kTile; ++p)
-      if (p < count) put_pixel(l, i + p, p, c, sum[p]);
+    for (int p = 0; p < P; ++p)
+      if (p < count) put_pixel(l, i + p, p, c[0], sum[p][0]), put_pixel(l, i + p, p, c[1], sum[p][1]);
   }
   put_tile(l, l.out + i * l.out_step, l.out_step, count);
 }
@@ -152,9 +159,9 @@ void singles(const Line<T>& l) {
     for (int64_t c = l.first; c < l.last; ++c) single(l, i, c);
 }
 
-template <class T, void (*Tile)(const Line<T>&, int64_t, int64_t)>
+template <class T, void (*Tile)(const Line<T>&, int64_t, int64_t), int Outputs = kTile>
 void line(const Line<T>& l) {
-  for_tiles(l.width.outputs, kTile, [&](int64_t i, int64_t count) { Tile(l, i, count); });
+  for_tiles(l.width.outputs, Outputs, [&](int64_t i, int64_t count) { Tile(l, i, count); });
 }
 
 template <class T>
@@ -171,7 +178,7 @@ void (*line_for(const PixelDepthwise& p, const PhaseAxis& w))(const Line<T>&) {
     if (w.taps == 5) return line<T, tile<T, 5, 2>>;
     if (w.taps == 7) return line<T, tile<T, 7, 2>>;
   }
-  return line<T, tile_apart<T>>;
+  return line<T, tile_apart<T>, kTile / 2>;
 }
 
 // Both phases of outputs of dgrad at a stride of two, so that it is written in order: the even output of pair i reads
@@ -190,6 +197,9 @@ void pair_tile(const Line<T>& even, const Line<T>& odd, int64_t i, int64_t count
     const A* packed = weights_of(even, c);
     if (at * int64_t(sizeof(T)) % 64 == 0)
       ask_for<P>(even.rows, even.count, 1, (origin + count + reach - 1) * pixel + c, pixel);
+    if (at * int64_t(sizeof(T)) % 64 == 0 && !even.stage)
+#pragma GCC unroll 16
+      for (int p = 0; p < 2 * P; ++p) __builtin_prefetch(even.out + (i + count) * even.out_step + p * pixel + c, 1);
     vec<A> sum[P][2];
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) sum[p][0] = sum[p][1] = load(packed + even.taps * N);
