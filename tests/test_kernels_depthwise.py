@@ -40,6 +40,7 @@ CASES = (
     depthwise("rows in words", 2, 5, (9, 14), 3, 1, 1),
     depthwise("rows in vectors", 2, 3, (8, 16), 3, 1, 1),
     depthwise("more planes than a block's", 37, 2, (3, 2), 3, 1, 1),
+    depthwise("odd planes, whole warps of them", 9, 501, (3, 3), 3, 1, 1),
     depthwise("channels beyond a block's", 1, 130, (5, 5), 3, 1, 1),
     depthwise("tall column", 1, 3, (61, 1), (5, 1), (2, 1), (1, 0)),
     depthwise("wide row", 1, 4, (1, 67), (1, 5), 1, (0, 2)),

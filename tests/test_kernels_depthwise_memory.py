@@ -42,7 +42,7 @@ LAYERS = {
 
 
 def counted(case: ConvCase, pass_: str, dtype: str, layout: str) -> tuple[dict, float]:
-    """Counters of the blocks of the first sample, of a batch, and the bytes that it takes."""
+    """Counters of the blocks of the first sample, of a batch, and how many samples they take."""
     driver = Driver(_emulator, "cpu")
     plan = driver.conv_plan(case, pass_, dtype, layout, KERNEL)
     planes = int(found(plan, r"of (\d+) (?:samples|planes)"))
@@ -56,8 +56,7 @@ def counted(case: ConvCase, pass_: str, dtype: str, layout: str) -> tuple[dict, 
         plan.run(a.data_ptr(), w.data_ptr(), 0, 0, out.data_ptr(), 0, 0)
     finally:
         _emulator.configure(**before)
-    moved = (x.numel() + y.numel()) * x.element_size() * samples / case.n
-    return _emulator.counters()[f"{KERNEL}_{pass_}"], moved
+    return _emulator.counters()[f"{KERNEL}_{pass_}"], samples
 
 
 def halo(case: ConvCase, pass_: str, plan: object) -> tuple[int, float]:
@@ -78,12 +77,6 @@ def halo(case: ConvCase, pass_: str, plan: object) -> tuple[int, float]:
     return tiles, staged - 1
 
 
-def foretold(case: ConvCase, dtype: str, plan: object) -> float:
-    """What the plan says that it moves, as a part of source and result."""
-    once = case.n * case.c * (prod(case.input) + prod(case.output)) * DTYPES[dtype].itemsize
-    return next(each for each in plan.candidates if each.kernel == KERNEL).cost.bytes / once
-
-
 def assert_budget(case: ConvCase, dtype: str, conflicts: float = 1.1) -> None:
     """Global memory, in sectors that blocks ask for: source and result once, filters and broken sectors at most 15 %
     above, halos at most 30 %; and as many as the plan has foretold. Every block asks for its filters, DRAM is asked for
@@ -92,22 +85,23 @@ def assert_budget(case: ConvCase, dtype: str, conflicts: float = 1.1) -> None:
     case = replace(case, n=32)
     for layout in LAYOUTS:
         for pass_ in GATHERS:
-            row, moved = counted(case, pass_, dtype, layout)
+            row, samples = counted(case, pass_, dtype, layout)
             sectors = row["global_load"]["distinct"] + row["global_store"]["distinct"]
             plan = Driver(_emulator, "cpu").conv_plan(case, pass_, dtype, layout, KERNEL)
             tiles, rims = halo(case, pass_, plan)
-            filters = case.c * case.filter[0] * case.filter[1] * DTYPES[dtype].itemsize
-            ratio = (sectors * 32 - filters * (tiles - 1 / case.n)) / moved
+            sample = case.c * (prod(case.input) + prod(case.output)) * DTYPES[dtype].itemsize
+            filters = case.c * prod(case.filter) * DTYPES[dtype].itemsize
+            staged = filters * tiles * (1 if layout == "nhwc" else samples)
+            ratio = ((sectors * 32 - staged) / samples + filters / case.n) / sample
+            foretold = next(each for each in plan.candidates if each.kernel == KERNEL).cost.bytes / (sample * case.n)
             source = case.input if pass_ == "fprop" else case.output
             part = source[0] * source[1] / (case.input[0] * case.input[1] + case.output[0] * case.output[1])
             where = (case.name, pass_, dtype, layout, plan.detail, ratio)
             assert ratio <= 1.3 and ratio - part * rims <= 1.15, where
-            assert ratio == pytest.approx(foretold(case, dtype, plan), rel=0.01), where
+            assert ratio == pytest.approx(foretold, rel=0.01), where
             shared = [row["shared_load"], row["shared_store"]]
             banks = sum(each["wavefronts"] for each in shared) / sum(each["ideal"] for each in shared)
-            # Channels first, planes of 7 x 7: sums are put in rows and leave in planes, and no pitch suits both.
-            narrow = layout == "nchw" and dtype == "float32" and case.input[1] == 7
-            assert banks <= (1.16 if narrow else conflicts), (where, banks)
+            assert banks <= conflicts, (where, banks)
 
 
 NETWORK_CASES = [pytest.param(case, id=f"{name} {case.name}") for name, cases in LAYERS.items() for case in cases]
@@ -122,7 +116,7 @@ def test_scaling_of_efficientnet() -> None:
 def test_layers_of_networks_move_little(driver: Driver) -> None:
     if driver.device != "cpu":
         pytest.skip("cuda: nothing is counted there")
-    for dtype, layers in (("float16", (4, 8, 9)), ("float32", (1, 3, 5, 8))):
+    for dtype, layers in (("float16", (4, 8, 9)), ("float32", (1, 3, 5, 8, 9))):
         for i in layers:
             assert_budget(MOBILENET_V2[i], dtype)
 
@@ -132,7 +126,7 @@ def test_odd_rows_move_little(driver: Driver) -> None:
     if driver.device != "cpu":
         pytest.skip("cuda: nothing is counted there")
     for c, size, filter in ((24, 190, 3), (816, 19, 5)):
-        assert_budget(depthwise("odd rows", 1, c, (size, size), filter, 1, filter // 2), "float16", conflicts=1.3)
+        assert_budget(depthwise("odd rows", 1, c, (size, size), filter, 1, filter // 2), "float16")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -157,7 +151,8 @@ def test_weight_gradient_reads_once(layout: str, filter: int) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("case", NETWORK_CASES)
 def test_every_layer_of_networks_moves_little(case: ConvCase, dtype: str) -> None:
-    """Rows of EfficientNet-B1 to B7 are odd, or no whole warps: lanes run on into the next row or strip, and no pitch
-    suits copies and strips alike.
+    """Warps that run on into the next strip find its rows 7 pitches on: no conflict where 7 * pitch is the strip's
+    lanes, modulo the banks. Copies that run on into the next row want pitches of the row's length. Where strips are
+    no whole warps (odd rows, of EfficientNet-B1 to B7) both hold for few lengths, and the copies have it.
     """
-    assert_budget(case, dtype, conflicts=1.1 if case.input[1] % 28 == 0 or case.input[1] in (7, 14) else 1.3)
+    assert_budget(case, dtype, conflicts=1.1 if case.input[1] % 28 == 0 or case.input[1] in (7, 14) else 1.2)

@@ -59,6 +59,7 @@ struct DepthwiseTiledParams {
   // The work of a block, fastest first: channel vectors, columns, planes, slices, strips.
   int pairs;                    // channels last, two phases: the even columns come first, so many; 0: in order
   int least_columns;            // of the filter, that every lane goes through: those of both phases stay together
+  int plane_step, plane_mask;   // planes follow each other so far apart, modulo their number
   int work, strips, positions;  // strips of a phase of the height, and its positions
   Divisor by_vectors, by_columns, by_planes, by_depth, by_spacing;
   // Channels first, narrow rows: sums go through shared memory, from out_bytes on, so that they leave side by side.

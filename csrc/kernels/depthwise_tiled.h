@@ -76,7 +76,7 @@ struct StripPlace {
     column = p.by_columns.remainder(index, rest);
     if (p.pairs > 0) column = column < p.pairs ? 2 * column : 2 * (column - p.pairs) + 1;
     index = rest, rest = p.by_planes.divide(index);
-    plane = p.by_planes.remainder(index, rest);
+    plane = p.by_planes.remainder(index, rest) * p.plane_step & p.plane_mask;
     index = rest, rest = p.by_depth.divide(index);
     slice = p.by_depth.remainder(index, rest);
     phase = rest >= p.strips;

@@ -113,11 +113,23 @@ int64_t copy_unit(const ConvProblem& p, const DepthwiseTile& t) {
   return element;
 }
 
-// The least pitch, a multiple of `unit` from `pitch` on, with which a plane begins in the bank after the row's last.
-int64_t next_bank(int64_t pitch, int64_t row, int64_t banks, int64_t unit) {
+// The least pitch, a multiple of `unit` from `pitch` on, with which the plane `step` on begins in the bank after the
+// row's last.
+int64_t next_bank(int64_t pitch, int64_t row, int64_t banks, int64_t unit, int64_t step) {
   row = round_up(row, unit);
-  while ((pitch - row) % banks != 0) pitch += unit;
+  while ((step * pitch - row) % banks != 0) pitch += unit;
   return pitch;
+}
+
+// How far apart the planes are that lanes take one after the other, modulo the block's planes (a power of two). Odd
+// planes, whole warps of them, so lie one after the other, which suits copies and staged sums, and yet the one that
+// lanes run on into begins in the next bank.
+int64_t plane_step_of(const ConvProblem& p, const Cut& cut) {
+  const int64_t plane = cut.tile[0] * cut.tile[1] * cut.tile[2];
+  int64_t step = 1;
+  if (p.layout == Layout::nchw && p.k == p.c && cut.planes % bank_words == 0 && plane % 2 != 0)
+    while ((step * plane - cut.tile[2]) % bank_words != 0) step += 2;
+  return step;
 }
 
 // Channels first, single words, even and odd columns apart: sets `half` so that both are copied at once, and returns
@@ -267,7 +279,8 @@ DepthwiseTiling cut_up(const ConvProblem& p, Pass pass, const TileAxes& axes, co
   params.plane_spread = last ? 1 : params.spread;
   const int64_t outputs = pass == Pass::fprop ? p.k : p.c;
   params.outputs = int(last ? outputs : 1), params.by_channels = Divisor(outputs);
-  const int64_t patch = lay_out(p, axes, cut, params.summed, t);
+  params.plane_step = int(plane_step_of(p, cut)), params.plane_mask = params.plane_step > 1 ? int(cut.planes) - 1 : -1;
+  const int64_t patch = lay_out(p, axes, cut, params.summed, t, params.plane_step);
   params.filters = (last ? t.chunk : t.planes) * params.spread;
   set_work(params, p, cut, tiling.vector);
   const int64_t filters =
@@ -279,7 +292,7 @@ DepthwiseTiling cut_up(const ConvProblem& p, Pass pass, const TileAxes& axes, co
   if (params.staged_out) {
     const int64_t slab = cut.tile[1] * cut.tile[2];
     params.by_slab = Divisor(slab);
-    params.out_pitch = int(next_bank(cut.tile[0] * slab, cut.tile[2], bank_words, 1));
+    params.out_pitch = int(next_bank(cut.tile[0] * slab, cut.tile[2], bank_words, 1, params.plane_step));
     tiling.shared_bytes += cut.planes * params.spread * params.out_pitch * accumulator_bytes(p.dtype);
   }
   tiling.blocks = t.by_channel_blocks.value * ceil_div(t.outer, t.planes);
@@ -379,7 +392,8 @@ Strips strips_of(const TileAxis& down) {
   return {whole * down.spacing + std::min<int64_t>(down.spacing, positions - whole * span), positions};
 }
 
-int64_t lay_out(const ConvProblem& p, const TileAxes& axes, const Cut& cut, int64_t per, DepthwiseTile& t) {
+int64_t lay_out(const ConvProblem& p, const TileAxes& axes, const Cut& cut, int64_t per, DepthwiseTile& t,
+                int64_t plane_step) {
   const bool last = p.layout == Layout::nhwc;
   const int64_t element = size_of(p.dtype), bank_elements = bank_words * 4 / element;
   t.outer = last ? p.n : p.n * p.c * per, t.planes = int(last ? cut.planes : cut.planes * per);
@@ -407,7 +421,7 @@ int64_t lay_out(const ConvProblem& p, const TileAxes& axes, const Cut& cut, int6
   if (!last && (t.axis[2].phases == 2 || (element == 2 && t.axis[2].step == 1)))
     row = (ceil_div(row * element, 4) + 1) * 4 / element;
   int64_t pitch = row_pitch * t.axis[1].patch * t.axis[0].patch;
-  if (t.planes > 1) pitch = next_bank(pitch, row, bank_elements, unit);
+  if (t.planes > 1) pitch = next_bank(pitch, row, bank_elements, unit, plane_step);
   const int64_t bytes = (row_pitch + pitch * t.planes) * element;
   if (bytes > tile_shared_limit) return bytes;  // nobody will ask for more
   t.row_pitch = int(row_pitch), t.slice_pitch = int(t.axis[1].patch * row_pitch), t.plane_pitch = int(pitch);

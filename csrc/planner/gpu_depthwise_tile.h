@@ -35,8 +35,10 @@ struct Strips {
 };
 Strips strips_of(const kernels::TileAxis& down);
 
-// The patch, and the row of zeros before it, of a source with `per` channels for each of x. Returns their bytes.
-int64_t lay_out(const ConvProblem& p, const TileAxes& axes, const Cut& cut, int64_t per, kernels::DepthwiseTile& tile);
+// The patch, and the row of zeros before it, of a source with `per` channels for each of x. Returns their bytes. Lanes
+// take planes that are `plane_step` apart.
+int64_t lay_out(const ConvProblem& p, const TileAxes& axes, const Cut& cut, int64_t per, kernels::DepthwiseTile& tile,
+                int64_t plane_step = 1);
 // Channels that a thread takes: of several filters a channel one, for they would read few of the source.
 inline int vector_of(const ConvProblem& p) {
   return p.layout == Layout::nhwc && p.k == p.c ? int(4 / size_of(p.dtype)) : 1;
