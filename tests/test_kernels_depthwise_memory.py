@@ -153,6 +153,8 @@ def test_weight_gradient_reads_once(layout: str, filter: int) -> None:
 def test_every_layer_of_networks_moves_little(case: ConvCase, dtype: str) -> None:
     """Warps that run on into the next strip find its rows 7 pitches on: no conflict where 7 * pitch is the strip's
     lanes, modulo the banks. Copies that run on into the next row want pitches of the row's length. Where strips are
-    no whole warps (odd rows, of EfficientNet-B1 to B7) both hold for few lengths, and the copies have it.
+    no whole warps (odd rows, of EfficientNet-B1 to B7) both hold for few lengths, and the copies have it. Of stride 2
+    strips are 14 pitches apart, and no pitch makes odd lanes of that.
     """
-    assert_budget(case, dtype, conflicts=1.1 if case.input[1] % 28 == 0 or case.input[1] in (7, 14) else 1.2)
+    warps = case.input[1] % 28 == 0 or case.input[1] in (7, 14)
+    assert_budget(case, dtype, conflicts=1.1 if warps else 1.2 if case.stride[1] == 1 else 1.3)
