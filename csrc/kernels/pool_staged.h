@@ -55,8 +55,9 @@ struct StagedBlock {
 
   // How far the first written element is from a multiple of 32: by so much the threads step back, that warps write
   // whole sectors.
-  FC_DEVICE int lead(const StagedPoolParams& p, int depth, int height, int width) const {
-    return p.tile[2] == width ? int((((first_plane * depth + first[0]) * height + first[1]) * width) & 31) : 0;
+  FC_DEVICE int lead(const StagedPoolParams& p, const int (&extent)[3]) const {
+    if (p.tile[2] != extent[2]) return 0;
+    return int((((first_plane * extent[0] + first[0]) * extent[1] + first[1]) * extent[2]) & 31);
   }
 };
 
@@ -69,6 +70,26 @@ FC_DEVICE void split(int index, const Divisor (&by)[3], int (&at)[3], int& plane
     index = quotient;
   }
   plane = index;
+}
+
+// The elements that the block writes, of a tensor of this extent, a thread each: visit(plane of the block, coordinates,
+// place in the tensor).
+template <class Visit>
+FC_DEVICE void visit_results(const StagedPoolParams& p, const StagedBlock& block, const int (&extent)[3],
+                             const Visit& visit) {
+  const int results = p.planes * p.tile[0] * p.tile[1] * p.tile[2];
+  for (int i = int(threadIdx.x) - block.lead(p, extent); i < results; i += pool_threads) {
+    int at[3], plane;
+    split(max(i, 0), p.by_tile, at, plane);
+    bool on = i >= 0 && block.first_plane + plane < p.pool.outer;
+    FC_UNROLL
+    for (int a = 0; a < 3; ++a) {
+      at[a] += block.first[a];
+      on = on && at[a] < extent[a];
+    }
+    if (on)
+      visit(plane, at, (((block.first_plane + plane) * extent[0] + at[0]) * extent[1] + at[1]) * extent[2] + at[2]);
+  }
 }
 
 // A tensor's box in shared memory, run by run.
@@ -213,18 +234,7 @@ void pool_staged(const FC_GRID_CONSTANT StagedPoolParams p) {
   }
   sync_threads();
 
-  const int results = p.planes * p.tile[0] * p.tile[1] * p.tile[2];
-  for (int i = int(threadIdx.x) - block.lead(p, axis[0].out, axis[1].out, axis[2].out); i < results;
-       i += pool_threads) {
-    int in_tile[3], plane, at[3];
-    split(max(i, 0), p.by_tile, in_tile, plane);
-    bool on = i >= 0 && block.first_plane + plane < p.pool.outer;
-    FC_UNROLL
-    for (int a = 0; a < 3; ++a) {
-      at[a] = block.first[a] + in_tile[a];
-      on = on && at[a] < axis[a].out;
-    }
-    if (!on) continue;
+  const auto reduce = [&](int plane, const int (&at)[3], int64_t o) {
     const TapRange t(axis[0], at[0]), r(axis[1], at[1]), s(axis[2], at[2]);
     WindowResult<A, 1, Average> result(first_inside(p.pool, t, r, s));
     for (int a = t.begin; a < t.end && !s.empty(); ++a) {
@@ -232,15 +242,15 @@ void pool_staged(const FC_GRID_CONSTANT StagedPoolParams p) {
       for (int b = 0; b < axis[1].window; ++b) {
         const bool inside = b >= r.begin && b < r.end;
         const int row = reduced_row(p, slice, inside ? r.origin + b * axis[1].dilation - block.begin[1] : 0);
-        const int from = row + in_tile[2];
+        const int from = row + at[2] - block.first[2];
         const int column = Average ? 0 : rows.column.load_if(inside, from);
         const A value = A(widen(rows.value.load_if(inside, from)));
         if (inside) result.take(0, value, (a * axis[1].window + b) * axis[2].window + column);
       }
     }
-    const int64_t o = (((block.first_plane + plane) * axis[0].out + at[0]) * axis[1].out + at[1]) * axis[2].out + at[2];
     store_windows<T, 1, Average>(p.pool, result, at, o);
-  }
+  };
+  visit_results(p, block, {axis[0].out, axis[1].out, axis[2].out}, reduce);
 }
 
 // What a thread of the backward kernel adds up: gy over the windows that cover `at`, the tensors staged.
@@ -287,21 +297,11 @@ void pool_staged_backward(const FC_GRID_CONSTANT StagedPoolParams p) {
   if constexpr (!Average) taps.template fill<Wide>(p, block, static_cast<const Tap*>(p.pool.offsets), false);
   sync_threads();
 
-  const int results = p.planes * p.tile[0] * p.tile[1] * p.tile[2];
-  for (int i = int(threadIdx.x) - block.lead(p, axis[0].in, axis[1].in, axis[2].in); i < results; i += pool_threads) {
-    int in_tile[3], plane, at[3];
-    split(max(i, 0), p.by_tile, in_tile, plane);
-    bool on = i >= 0 && block.first_plane + plane < p.pool.outer;
-    FC_UNROLL
-    for (int a = 0; a < 3; ++a) {
-      at[a] = block.first[a] + in_tile[a];
-      on = on && at[a] < axis[a].in;
-    }
-    if (!on) continue;
+  const auto gather = [&](int plane, const int (&at)[3], int64_t o) {
     const auto sum = gather_windows<T, Tap, Average>(p, block, gy, taps, plane, at);
-    const int64_t o = (((block.first_plane + plane) * axis[0].in + at[0]) * axis[1].in + at[1]) * axis[2].in + at[2];
     store(static_cast<T*>(p.pool.dst) + o, narrow<T>(sum));
-  }
+  };
+  visit_results(p, block, {axis[0].in, axis[1].in, axis[2].in}, gather);
 }
 
 }  // namespace fastconv::kernels

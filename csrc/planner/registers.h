@@ -52,7 +52,7 @@ constexpr Registers depthwise_word_sums[] = {{"depthwise_sums<.*, 2, 3, [12]>", 
                                              {"depthwise_sums<.*, 2, 7, [12]>", 176}};
 constexpr Registers pool_forward = {"pool_forward<", 128}, pool_backward = {"pool_backward<", 104};
 constexpr Registers pool_gather = {"pool_gather<", 56}, pool_global = {"pool_global<", 56};
-constexpr Registers pool_staged = {"pool_staged<", 64}, pool_staged_backward = {"pool_staged_backward<", 72};
+constexpr Registers pool_staged = {"pool_staged<", 64}, pool_staged_backward = {"pool_staged_backward<", 64};
 constexpr Registers pool_march = {"pool_march<", 96}, pool_march_backward = {"pool_march_backward<", 88};
 constexpr Registers pool_unpool = {"pool_unpool_", 64}, pool_pick = {"pool_pick<", 24};
 constexpr Registers bias_sum = {"bias_sum<", 56};
