@@ -60,7 +60,7 @@ Rate depthwise_rate(const ConvProblem& p, Pass pass) {
     if (p.dilation[2] > 1 || p.filter[2] > 7)  // taps share no loads
       return {3, 0.15, (pass == Pass::wgrad ? 0.1 : 0.06) * inside};
     const double collide = collides(p) ? 0.3 : 0;
-    if (pass == Pass::fprop) return {3, (strided ? 0.15 : 0.1) + collide, 0.034 * inside};
+    if (pass == Pass::fprop) return {3, (strided ? 0.12 : 0.1) + collide, 0.034 * inside};
     if (pass == Pass::dgrad) return strided ? Rate{3, 0.25, 0.05} : Rate{3, 0.12 + collide, 0.034 * inside};
     return strided ? Rate{3, 0.25, 0.08} : Rate{3, 0.13 + collide, 0.043 * inside};
   }
