@@ -40,11 +40,9 @@ constexpr int kTile = 8;  // outputs that are summed together
 // Calls run(first, count) for tiles of about as many outputs each, at most `most_of`.
 template <class Run>
 inline __attribute__((always_inline)) void for_tiles(int64_t outputs, int64_t most_of, Run run) {
-  const int64_t tiles = (outputs + most_of - 1) / most_of;
-  for (int64_t t = 0; t < tiles; ++t) {
-    const int64_t first = t * outputs / tiles;
-    run(first, (t + 1) * outputs / tiles - first);
-  }
+  const int64_t tiles = (outputs + most_of - 1) / most_of, each = outputs / most(1, tiles),
+                longer = outputs - tiles * each;
+  for (int64_t t = 0, first = 0, count; t < tiles; ++t, first += count) run(first, count = each + (t < longer));
 }
 
 // Bits [first, last), of which those below 0 or above 31 do not exist.
