@@ -123,7 +123,7 @@ def test_small_groups(layout: str, dtype: str) -> None:
 
 
 # 3x3 on rows where they lie (csrc/cpu/rows.h): every number of rows left over, last vectors that overlap the one before
-# by all but one lane and by none, planes of several bands, and a result so large that it is written past the caches.
+# by all but one lane and by none, and planes of several bands.
 IN_PLACE = tuple(
     conv(f"{c} to {k} channels of {size}", n, c, k, size, 3, 1, 1, 1, c)
     for n, c, k, size in (
@@ -131,7 +131,6 @@ IN_PLACE = tuple(
         (1, 2, 2, (6, 32)), (1, 1, 2, (75, 21)), (3, 2, 2, (51, 64)), (1, 2, 2, (14, 90)),
     )
 )  # fmt: skip
-STREAMED = conv("more than 8 MiB", 2, 32, 32, (187, 189), 3, 1, 1, 1, 32)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -141,16 +140,6 @@ def test_rows_in_place(dtype: str) -> None:
         assert "in place" in plan.detail, plan.detail
         check(case, "nchw", dtype, integers=True)
         check(case, "nchw", dtype, integers=False)
-
-
-def test_rows_in_place_past_the_caches() -> None:
-    t = operands(STREAMED, torch.float32, integers=True)
-    for pass_, exact in (
-        ("fprop", oracle.fprop(STREAMED, t["x"], t["w"], t["b"])),
-        ("dgrad", oracle.dgrad(STREAMED, t["y"], t["w"])),
-    ):
-        got = run_conv(STREAMED, pass_, *inputs(pass_, t), layout="nchw", kernel="depthwise")
-        assert torch.equal(got.double(), exact), pass_
 
 
 # NHWC pixel kernels (csrc/cpu/kernels/pixels.h): several chunks of channels, the last vector overlapping the one
@@ -174,24 +163,25 @@ def test_pixels(dtype: str) -> None:
         check(case, "nhwc", dtype, integers=False)
 
 
-# Results of more than 8 MiB, which go past the caches: in one run, where lines straddle tiles, and in runs of a chunk;
-# of both phases of dgrad at a stride of two, and of each alone.
-PIXELS_STREAMED = (
-    conv("one run", 1, 20, 20, (331, 325), 3, 1, 1, 1, 20),
-    conv("chunks", 1, 1056, 1056, (45, 47), 3, 1, 1, 1, 1056),
-    conv("pairs", 1, 80, 80, (165, 167), 3, 2, 1, 1, 80),
-    conv("phases", 1, 80, 80, (165, 167), 3, 2, 0, 1, 80),
+# Results of more than 8 MiB, which go past the caches. NCHW: rows where they lie. NHWC: in one run, where lines
+# straddle tiles, and in runs of a chunk; of both phases of dgrad at a stride of two, and of each alone.
+STREAMED = (
+    ("nchw", conv("rows", 2, 32, 32, (187, 189), 3, 1, 1, 1, 32)),
+    ("nhwc", conv("one run", 1, 20, 20, (331, 325), 3, 1, 1, 1, 20)),
+    ("nhwc", conv("chunks", 1, 1056, 1056, (45, 47), 3, 1, 1, 1, 1056)),
+    ("nhwc", conv("pairs", 1, 80, 80, (165, 167), 3, 2, 1, 1, 80)),
+    ("nhwc", conv("phases", 1, 80, 80, (165, 167), 3, 2, 0, 1, 80)),
 )
 
 
-@pytest.mark.parametrize("case", PIXELS_STREAMED, ids=lambda case: case.name)
-def test_pixels_past_the_caches(case: ConvCase) -> None:
+@pytest.mark.parametrize(("layout", "case"), STREAMED, ids=lambda each: getattr(each, "name", each))
+def test_results_past_the_caches(layout: str, case: ConvCase) -> None:
     t = operands(case, torch.float32, integers=True)
     for pass_, exact in (
         ("fprop", oracle.fprop(case, t["x"], t["w"], t["b"])),
         ("dgrad", oracle.dgrad(case, t["y"], t["w"])),
     ):
-        got = run_conv(case, pass_, *inputs(pass_, t), layout="nhwc", kernel="depthwise")
+        got = run_conv(case, pass_, *inputs(pass_, t), layout=layout, kernel="depthwise")
         assert torch.equal(got.double(), exact), pass_
 
 

@@ -30,10 +30,8 @@ double filled(int64_t channels) { return double((channels + kBlock - 1) / kBlock
 Rate direct_conv_rate(const ConvProblem& p, Pass pass) {
   if (pass == Pass::bgrad) return {1, 0.06, 0};
   if (pass == Pass::dgrad && p.stride[2] > 1) return {0.5, 0, 0.7};  // most taps of a row of gx miss
-  const double each = p.layout == Layout::nhwc && p.c > 1 ? 0.25
-                      : p.stride[2] > 1                   ? 0.22
-                                                          : 0.05,
-               row = pass == Pass::wgrad ? 15 : 12;
+  const bool scattered = p.layout == Layout::nhwc && p.c > 1;
+  const double each = scattered ? 0.25 : p.stride[2] > 1 ? 0.22 : 0.05, row = pass == Pass::wgrad ? 15 : 12;
   return {0.5, 0, each + row / double(p.out[2])};
 }
 

@@ -93,8 +93,10 @@ Prepared<ConvProblem> prepare_pixel_gradient(const ConvProblem& p, const PlanOpt
   });
 }
 
-// No epilogue, which would read what has been written.
-bool plain(const PlanOptions& options) { return !options.residual && options.activation == Activation::none; }
+// Past the caches, unless an epilogue reads what has been written.
+bool streams_result(const ConvProblem& p, Pass pass, const PlanOptions& options) {
+  return refuse_epilogue(options).empty() && streams(result_bytes(p, pass));
+}
 
 // Bands enough for the threads, but no more: each reads a row of either neighbour.
 template <class Task>
@@ -121,7 +123,7 @@ Prepared<ConvProblem> prepare_rows(const ConvProblem& p, Pass pass, const PlanOp
       with_epilogue(correlation(p, pass), options), forward ? p.k : p.c, p.k_per_group(), 1, 0, !forward, false};
   const int64_t planes = p.n * task.channels, height = p.in[1];
   split_rows(task, height, (64 + planes - 1) / planes);
-  task.stream = plain(options) && streams(result_bytes(p, pass));
+  task.stream = streams_result(p, pass, options);
   const int threads = usable_threads(options.threads, cost(p, pass, options).microseconds > kSerialMicroseconds);
   const int64_t tasks = planes * task.bands;
   return {[task, tasks, threads](const ConvArgs& args) {
@@ -160,7 +162,7 @@ Prepared<ConvProblem> prepare_pixels(const ConvProblem& p, Pass pass, const Plan
                       nullptr};
   // All of a tile, which lies in one run, or long runs of each pixel.
   const bool long_runs = task.chunks.size * size_of(p.dtype) >= 128, one_run = pass == Pass::fprop || p.stride[2] == 1;
-  task.stream = plain(options) && task.multiplier == 1 && streams(result_bytes(p, pass)) && (long_runs || one_run);
+  task.stream = task.multiplier == 1 && (long_runs || one_run) && streams_result(p, pass, options);
   const auto phases = std::make_shared<Phases>(task.problem.axis);
   for (int i = 0; i < 3; ++i) task.phase[i] = phases->axis[i].data();
   const int threads = usable_threads(options.threads, cost(p, pass, options).microseconds > kSerialMicroseconds);

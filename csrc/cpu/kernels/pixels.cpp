@@ -62,11 +62,12 @@ void tile(const Line<T>& l, int64_t i, int64_t count) {
   for (int64_t at = l.first; at < l.last; at += N) {
     int64_t c = at;
     const A* packed = weights_of(l, c);
-    if (at * int64_t(sizeof(T)) % 64 == 0)
+    if (at * int64_t(sizeof(T)) % 64 == 0) {
       ask_for<kTile * M>(l.rows, l.count, l.fresh, (origin + count * M + S - M) * pixel + c, pixel);
-    if (at * int64_t(sizeof(T)) % 64 == 0 && !l.stage)
+      if (!l.stage)
 #pragma GCC unroll 8
-      for (int p = 0; p < kTile; ++p) __builtin_prefetch(l.out + (i + count + p) * l.out_step + c, 1);
+        for (int p = 0; p < kTile; ++p) __builtin_prefetch(l.out + (i + count + p) * l.out_step + c, 1);
+    }
     vec<A> sum[kTile];
 #pragma GCC unroll 8
     for (int p = 0; p < kTile; ++p) sum[p] = load(packed + l.taps * N);

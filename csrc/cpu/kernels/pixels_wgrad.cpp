@@ -17,6 +17,14 @@ struct Line {
   A* sums;
 };
 
+// Where the sum of channel c and tap 0 lies: the last vector overlaps the one before.
+template <class T>
+int64_t place_of(const Line<T>& l, int64_t c) {
+  constexpr int64_t N = lanes<accumulator_t<T>>;
+  const int64_t vector = (c - l.first) / N, first = most(0, least(l.first + vector * N, l.channels - N));
+  return vector * l.taps * N + c - first;
+}
+
 template <class A>
 inline __attribute__((always_inline)) void add(A* to, vec<A> value) {
   store(to, load(to) + value);
@@ -128,8 +136,7 @@ void single(const Line<T>& l, const SourceRow<T>& row, int64_t t, int64_t c) {
   accumulator_t<T> sum = 0;
   for (int64_t i = outputs.first; i < outputs.last; ++i)
     sum += widen(l.gy[i * l.channels + c]) * widen(row.source[(w.first + t * w.apart + i * w.mul) * pixel + source]);
-  const int64_t vector = (c - l.first) / N, first = least(l.first + vector * N, l.channels - N);
-  l.sums[(vector * l.taps + row.tap + w.tap + t) * N + c - most(0, first)] += sum;
+  l.sums[place_of(l, c) + (row.tap + w.tap + t) * N] += sum;
 }
 
 template <class T>
@@ -190,8 +197,7 @@ void gradient_task(const PixelGradient& p, int64_t chunk, int64_t split) {
       for (int64_t i = 0; i < elements; ++i) totals[i] += l.sums[i], l.sums[i] = 0;
   }
   for (int64_t channel = l.first; channel < l.last; ++channel) {
-    const int64_t vector = (channel - l.first) / N, first = most(0, least(l.first + vector * N, p.channels - N));
-    const A* sums = totals + vector * p.taps * N + channel - first;
+    const A* sums = totals + place_of(l, channel);
     for (int64_t t = 0; t < p.taps; ++t) {
       if (p.splits == 1) {
         static_cast<T*>(c.gw)[channel * p.taps + t] = narrow<T>(sums[t * N]);
