@@ -53,12 +53,13 @@ inline __attribute__((always_inline)) const accumulator_t<T>* weights_of(const L
 
 // Outputs [i, i + count): S taps in consecutive pixels, outputs M pixels apart.
 template <class T, int S, int M>
-void tile(const Line<T>& l, int64_t i, int64_t count) {
+void tile(const Line<T>& line, int64_t i, int64_t count) {
+  const Line<T> l = line;
   using A = accumulator_t<T>;
   constexpr int64_t N = lanes<A>;
   const PhaseAxis& w = l.width;
   const int64_t pixel = l.channels, origin = i * M + w.first;
-  const uint32_t valid = bits(-origin, least((count - 1) * M + S, l.in - origin));
+  uint32_t valid = bits(-origin, least((count - 1) * M + S, l.in - origin));
   for (int64_t at = l.first; at < l.last; at += N) {
     int64_t c = at;
     const A* packed = weights_of(l, c);
@@ -77,6 +78,7 @@ void tile(const Line<T>& l, int64_t i, int64_t count) {
       vec<A> weight[S];
 #pragma GCC unroll 8
       for (int s = 0; s < S; ++s) weight[s] = load(weights + s * w.tap_step * N);
+      keep_in_register(valid);
 #pragma GCC unroll 32
       for (int k = 0; k < (kTile - 1) * M + S; ++k, from += pixel) {
         if (!(valid & 1u << k)) continue;
@@ -90,12 +92,13 @@ void tile(const Line<T>& l, int64_t i, int64_t count) {
     for (int p = 0; p < kTile; ++p)
       if (p < count) put_pixel(l, i + p, p, c, sum[p]);
   }
-  put_tile(l, l.out + i * l.out_step, l.out_step, count);
+  put_tile(line, l.out + i * l.out_step, l.out_step, count);
 }
 
 // Likewise with any taps, and so without loads to share: two vectors, all of a cache line.
 template <class T>
-void tile_apart(const Line<T>& l, int64_t i, int64_t count) {
+void tile_apart(const Line<T>& line, int64_t i, int64_t count) {
+  const Line<T> l = line;
   using A = accumulator_t<T>;
   constexpr int64_t N = lanes<A>;
   constexpr int P = kTile / 2;
@@ -132,7 +135,7 @@ void tile_apart(const Line<T>& l, int64_t i, int64_t count) {
     for (int p = 0; p < P; ++p)
       if (p < count) put_pixel(l, i + p, p, c[0], sum[p][0]), put_pixel(l, i + p, p, c[1], sum[p][1]);
   }
-  put_tile(l, l.out + i * l.out_step, l.out_step, count);
+  put_tile(line, l.out + i * l.out_step, l.out_step, count);
 }
 
 // One channel of one output: where channels are fewer than lanes, or several read one.
@@ -185,13 +188,14 @@ void (*line_for(const PixelDepthwise& p, const PhaseAxis& w))(const Line<T>&) {
 // Both phases of outputs of dgrad at a stride of two, so that it is written in order: the even output of pair i reads
 // S0 pixels from w.first + i on, the odd one S1, which begin D later.
 template <class T, int S0, int S1, int D>
-void pair_tile(const Line<T>& even, const Line<T>& odd, int64_t i, int64_t count) {
+void pair_tile(const Line<T>& even_line, const Line<T>& odd_line, int64_t i, int64_t count) {
+  const Line<T> even = even_line, odd = odd_line;
   using A = accumulator_t<T>;
   constexpr int64_t N = lanes<A>;
   constexpr int P = kTile / 2, reach = S0 > S1 + D ? S0 : S1 + D;
   const PhaseAxis &w0 = even.width, &w1 = odd.width;
   const int64_t pixel = even.channels, origin = i + w0.first;
-  const uint32_t valid = bits(-origin, least(count - 1 + reach, even.in - origin));
+  uint32_t valid = bits(-origin, least(count - 1 + reach, even.in - origin));
   const int64_t odds = w1.outputs - i;
   for (int64_t at = even.first; at < even.last; at += N) {
     int64_t c = at;
@@ -212,6 +216,7 @@ void pair_tile(const Line<T>& even, const Line<T>& odd, int64_t i, int64_t count
       for (int s = 0; s < S0; ++s) weight0[s] = load(weights0 + s * w0.tap_step * N);
 #pragma GCC unroll 4
       for (int s = 0; s < S1; ++s) weight1[s] = load(weights1 + s * w1.tap_step * N);
+      keep_in_register(valid);
 #pragma GCC unroll 16
       for (int k = 0; k < P - 1 + reach; ++k, from += pixel) {
         if (!(valid & 1u << k)) continue;
@@ -229,7 +234,7 @@ void pair_tile(const Line<T>& even, const Line<T>& odd, int64_t i, int64_t count
       if (p < count && p < odds) put_pixel(odd, i + p, 2 * p + 1, c, sum[p][1]);
     }
   }
-  put_tile(even, even.out + i * even.out_step, even.channels, count + least(count, odds));
+  put_tile(even_line, even.out + i * even.out_step, even.channels, count + least(count, odds));
 }
 
 template <class T, int S0, int S1, int D>

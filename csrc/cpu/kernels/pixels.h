@@ -51,6 +51,9 @@ inline uint32_t bits(int64_t first, int64_t last) {
   return uint32_t(below(last) & ~below(first));
 }
 
+// Its bits are tested as they are needed, not beforehand, which would take a register or a place in memory for each.
+inline __attribute__((always_inline)) void keep_in_register(uint32_t& bits) { asm volatile("" : "+r"(bits)); }
+
 // Asks for `Pixels` pixels from element `at` on of the rows that this output row is the first to read: what the next
 // tile needs. They may lie past the end of the tensor.
 template <int Pixels, class T>

@@ -50,7 +50,8 @@ inline __attribute__((always_inline)) void add_row(const T* from, int64_t pixel,
                                                    vec<accumulator_t<T>> (&sum)[S]) {
   using A = accumulator_t<T>;
   const T* rest = from + count * M * pixel;
-  const uint32_t now = valid & bits(0, count * M);
+  uint32_t now = valid & bits(0, count * M);
+  keep_in_register(now);
 #pragma GCC unroll 32
   for (int k = 0; k < kTile * M; ++k, from += pixel) {
     if (!(now & 1u << k)) continue;
@@ -72,7 +73,8 @@ inline __attribute__((always_inline)) void add_row(const T* from, int64_t pixel,
 
 // Outputs [i, i + count).
 template <class T, int S, int M>
-void tile(const Line<T>& l, int64_t i, int64_t count) {
+void tile(const Line<T>& line, int64_t i, int64_t count) {
+  const Line<T> l = line;
   using A = accumulator_t<T>;
   constexpr int64_t N = lanes<A>;
   const PhaseAxis& w = l.width;
@@ -100,7 +102,8 @@ void tile(const Line<T>& l, int64_t i, int64_t count) {
 
 // Likewise with any taps.
 template <class T>
-void tile_apart(const Line<T>& l, int64_t i, int64_t count) {
+void tile_apart(const Line<T>& line, int64_t i, int64_t count) {
+  const Line<T> l = line;
   using A = accumulator_t<T>;
   constexpr int64_t N = lanes<A>;
   const PhaseAxis& w = l.width;
