@@ -2,7 +2,7 @@
 // them. Here the band holds single values, not blocks: [channel][row][pixel] in NCHW, [row][pixel][channel] in NHWC,
 // so filling it is a copy. Weights are packed once per run: [group, block][tap][source channel][kBlock].
 #include "cpu/kernels/band_values.h"
-#include "cpu/kernels/interleaved.h"
+#include "cpu/kernels/transpose.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
@@ -75,27 +75,6 @@ void add_row(Tile<A> t, int64_t length, int64_t vectors) {
     }
   for (; v < vectors; ++v, t.weights += lanes<A>, t.out += lanes<A>)
     length > 4 ? outputs(add_products<A, 8, 1>, 8) : outputs(add_products<A, 4, 1>, 4);
-}
-
-// Lane l, element i is from[l * pitch + i]: all lanes of element i to at(i). Lanes from `count` on may hold anything.
-template <class T, class At>
-void read_lanes(const T* from, int64_t pitch, int64_t count, int64_t elements, At at) {
-  using A = accumulator_t<T>;
-  constexpr int64_t N = lanes<A>;
-  if (elements < N) {
-    for (int64_t i = 0; i < elements; ++i)
-      for (int64_t lane = 0; lane < count; ++lane) at(i)[lane] = widen(from[lane * pitch + i]);
-    return;
-  }
-  for (int64_t first = 0; first < count; first += N)
-    for (int64_t next = 0; next < elements; next += N) {
-      const int64_t i = least(next, elements - N);  // the last ones overlap those before
-      vec<A> row[N];
-#pragma GCC unroll 16
-      for (int l = 0; l < N; ++l) row[l] = load_as<A>(from + least(first + l, count - 1) * pitch + i);
-      transpose<A>(row);
-      for (int l = 0; l < N; ++l) store(at(i + l) + first, row[l]);
-    }
 }
 
 // Products summed before they join the result: rounding errors then grow with the square root of their number.

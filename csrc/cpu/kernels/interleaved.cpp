@@ -266,13 +266,21 @@ void interleaved_pack(const void* context, int64_t begin, int64_t end) {
     using T = decltype(type);
     for (int64_t block = begin; block < end; ++block) {
       auto* to = static_cast<accumulator_t<T>*>(p.packed) + block * (taps * terms + 1) * kBlock;
+      const int64_t first = block * kBlock, count = least(kBlock, p.channels - first);
+      for (int64_t lane = 0; lane < kBlock; ++lane)
+        to[taps * terms * kBlock + lane] =
+            c.bias && lane < count ? widen(static_cast<const T*>(c.bias)[first + lane]) : 0;
+      if (terms == 1) {
+        read_lanes(static_cast<const T*>(c.w) + first * c.w_group, c.w_group, count, taps,
+                   [&](int64_t t) { return to + t * kBlock; });
+        continue;
+      }
       for (int64_t lane = 0; lane < kBlock; ++lane) {
-        const int64_t channel = least(block * kBlock + lane, p.channels - 1);
+        const int64_t channel = least(first + lane, p.channels - 1);
         const T* filter = static_cast<const T*>(c.w) + channel / terms * c.w_group + channel % terms * c.w_dst;
         for (int64_t t = 0; t < taps; ++t)
           for (int64_t each = 0; each < terms; ++each)
             to[(t * terms + each) * kBlock + lane] = widen(filter[t * c.w_tap[2] + each * c.w_src]);
-        to[taps * terms * kBlock + lane] = c.bias ? widen(static_cast<const T*>(c.bias)[channel]) : 0;
       }
     }
   });

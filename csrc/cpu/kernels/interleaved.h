@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cpu/interleaved.h"
-#include "cpu/kernels/convert.h"
+#include "cpu/kernels/transpose.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
@@ -13,29 +13,6 @@ constexpr int kVectors = kBlock / lanes<A>;
 template <class A>
 void zero(A* to, int64_t count) {
   for (int64_t i = 0; i < count; ++i) to[i] = A(0);
-}
-
-// Stage `Step` of a transpose: lanes whose index has that bit change places with rows that have it.
-template <int Step, class A>
-inline __attribute__((always_inline)) void exchange(vec<A> (&row)[lanes<A>]) {
-  constexpr int N = lanes<A>;
-  mask_of<A> low, high;
-#pragma GCC unroll 16
-  for (int l = 0; l < N; ++l) low[l] = l & Step ? N + (l ^ Step) : l, high[l] = l & Step ? N + l : l ^ Step;
-#pragma GCC unroll 16
-  for (int i = 0; i < N; ++i)
-    if (!(i & Step)) {
-      const vec<A> a = row[i], b = row[i | Step];
-      row[i] = __builtin_shuffle(a, b, low), row[i | Step] = __builtin_shuffle(a, b, high);
-    }
-}
-
-template <class A>
-inline __attribute__((always_inline)) void transpose(vec<A> (&row)[lanes<A>]) {
-  exchange<1, A>(row);
-  if constexpr (lanes<A> > 2) exchange<2, A>(row);
-  if constexpr (lanes<A> > 4) exchange<4, A>(row);
-  if constexpr (lanes<A> > 8) exchange<8, A>(row);
 }
 
 template <int N>

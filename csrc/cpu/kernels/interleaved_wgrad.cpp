@@ -212,15 +212,16 @@ void gradient_task(const InterleavedGradient& p, int64_t block, int64_t split, c
       add_band<terms.value>(b, m.x, m.gy, (channels + lanes<A> - 1) / lanes<A>, band, rows, m.totals);
     });
   }
-  for (int64_t lane = 0; lane < channels; ++lane)
-    for (int64_t t = 0; t < taps; ++t) {
-      const int64_t at = (first + lane) * taps + t % p.terms * c.w_c + t / p.terms * c.w_tap[2];
-      if (p.splits == 1) {
-        static_cast<T*>(c.gw)[at] = narrow<T>(m.totals[t * kBlock + lane]);
-      } else {
-        static_cast<A*>(c.partial)[split * p.channels * taps + at] = m.totals[t * kBlock + lane];
-      }
-    }
+  // A filter's elements as they lie: terms follow taps, or taps terms.
+  const auto sums_of = [&](int64_t i) {
+    const int64_t place = p.terms == 1 || c.w_c == 1 ? i : i % b.taps * p.terms + i / b.taps;
+    return m.totals + place * kBlock;
+  };
+  if (p.splits == 1) {
+    write_lanes(static_cast<T*>(c.gw) + first * taps, taps, channels, taps, sums_of);
+  } else {
+    write_lanes(static_cast<A*>(c.partial) + (split * p.channels + first) * taps, taps, channels, taps, sums_of);
+  }
 }
 
 }  // namespace

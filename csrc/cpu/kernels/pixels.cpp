@@ -6,6 +6,7 @@
 
 #include "cpu/kernels/finish.h"
 #include "cpu/kernels/stream.h"
+#include "cpu/kernels/transpose.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
@@ -315,12 +316,11 @@ void pixel_pack(const void* context, int64_t begin, int64_t end) {
     for (int64_t at = begin * kBlock; at < least(p.channels, end * kBlock); at += N) {
       A* to = static_cast<A*>(p.packed) + at * (p.taps + 1);
       const int64_t first = most(0, least(at, p.channels - N));
-      for (int64_t lane = 0; lane < N; ++lane) {
-        const int64_t channel = least(first + lane, p.channels - 1);
-        const T* filter = static_cast<const T*>(c.w) + channel * p.taps;
-        for (int64_t t = 0; t < p.taps; ++t) to[t * N + lane] = widen(filter[t]);
-        to[p.taps * N + lane] = c.bias ? widen(static_cast<const T*>(c.bias)[channel]) : 0;
-      }
+      const int64_t count = least(N, p.channels);
+      read_lanes(static_cast<const T*>(c.w) + first * p.taps, p.taps, count, p.taps,
+                 [&](int64_t t) { return to + t * N; });
+      for (int64_t lane = 0; lane < N; ++lane)
+        to[p.taps * N + lane] = c.bias && lane < count ? widen(static_cast<const T*>(c.bias)[first + lane]) : 0;
     }
   });
 }

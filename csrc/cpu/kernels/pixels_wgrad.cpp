@@ -2,6 +2,7 @@
 // the forward pass a tile of outputs walks along the channels of a task, and a mask leaves out what lies on padding;
 // the sums of a filter row stay in registers for a tile, then join those of all its taps, which stay in L1.
 #include "cpu/kernels/pixels.h"
+#include "cpu/kernels/transpose.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
@@ -199,14 +200,14 @@ void gradient_task(const PixelGradient& p, int64_t chunk, int64_t split) {
     if ((unit - begin) % at_once == at_once - 1 || unit == end - 1)
       for (int64_t i = 0; i < elements; ++i) totals[i] += l.sums[i], l.sums[i] = 0;
   }
-  for (int64_t channel = l.first; channel < l.last; ++channel) {
-    const A* sums = totals + place_of(l, channel);
-    for (int64_t t = 0; t < p.taps; ++t) {
-      if (p.splits == 1) {
-        static_cast<T*>(c.gw)[channel * p.taps + t] = narrow<T>(sums[t * N]);
-      } else {
-        static_cast<A*>(c.partial)[(split * p.channels + channel) * p.taps + t] = sums[t * N];
-      }
+  for (int64_t at = l.first; at < l.last; at += N) {
+    const A* const sums = totals + place_of(l, at);
+    const auto sums_of = [&](int64_t t) { return sums + t * N; };
+    const int64_t count = least(N, l.last - at);
+    if (p.splits == 1) {
+      write_lanes(static_cast<T*>(c.gw) + at * p.taps, p.taps, count, p.taps, sums_of);
+    } else {
+      write_lanes(static_cast<A*>(c.partial) + (split * p.channels + at) * p.taps, p.taps, count, p.taps, sums_of);
     }
   }
 }

@@ -1,8 +1,8 @@
 // Depthwise 3x3 on the rows of a tensor where they lie, wgrad (cpu/rows.h): the nine sums of a filter stay in registers
 // while a band goes by. A row of x meets the three rows of gy that read it, so that a product takes two thirds of a
 // load; lanes are added up at the very end.
-#include "cpu/kernels/interleaved.h"
 #include "cpu/kernels/rows.h"
+#include "cpu/kernels/transpose.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
