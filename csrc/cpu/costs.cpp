@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "cpu/band.h"
 #include "cpu/max_gradient.h"
@@ -45,8 +46,11 @@ double taps_inside(const ConvProblem& p, int axis, int64_t tile) {
   return std::min(1.0, (inside / double(out) + double(tile - 1)) / double(taps));
 }
 
-// All pixels of NHWC lie in one set of L1.
-bool collides(const ConvProblem& p) { return p.layout == Layout::nhwc && p.k * size_of(p.dtype) % 4096 == 0; }
+// Sets of L1, of 64, that the pixels of NHWC fall into.
+int64_t pixel_sets(const ConvProblem& p) { return 4096 / std::gcd(p.k * size_of(p.dtype), int64_t(4096)); }
+
+// NHWC tensors that come from beyond L2.
+bool is_far(const ConvProblem& p) { return p.x_elements() + p.y_elements() > 1200000; }
 
 // NCHW also pays for each plane, most where planes are small; NHWC has scalar code for fewer channels than a vector has
 // lanes and for several filters a channel.
@@ -57,10 +61,15 @@ Rate depthwise_rate(const ConvProblem& p, Pass pass) {
     const double inside = taps_inside(p, 1, 1) * taps_inside(p, 2, 4);
     if (p.dilation[2] > 1 || p.filter[2] > 7)  // taps share no loads
       return {3, 0.15, (pass == Pass::wgrad ? 0.1 : 0.06) * inside};
-    const double collide = collides(p) ? 0.3 : 0;
-    if (pass == Pass::fprop) return {3, (strided ? 0.12 : 0.1) + collide, 0.034 * inside};
-    if (pass == Pass::dgrad) return strided ? Rate{3, 0.25, 0.05} : Rate{3, 0.12 + collide, 0.034 * inside};
-    return strided ? Rate{3, 0.25, 0.08} : Rate{3, 0.13 + collide, 0.043 * inside};
+    // A tile's pixels, eight outputs wide, share the eight ways of their sets.
+    const double collide = !strided && (7 + p.filter[2]) * p.filter[1] > 8 * pixel_sets(p) ? 0.3 : 0;
+    const double far = is_far(p);
+    if (pass == Pass::fprop)
+      return strided ? Rate{3, 0.085 + 0.04 * far, 0.045} : Rate{3, 0.12 + 0.06 * far + collide, 0.042 * inside};
+    if (pass == Pass::dgrad)
+      return strided ? Rate{3, 0.15 + 0.12 * far, 0.036} : Rate{3, 0.1 + 0.07 * far + collide, 0.044 * inside};
+    if (strided) return {3, 0.11 + 0.19 * far, 0.048};
+    return {3, 0.095 + 0.04 * far + collide, (p.filter[2] == 5 ? 0.055 : 0.042) * inside};
   }
   const double planes = double(p.n * p.k) / double(p.x_elements() + p.y_elements());
   if (by_rows(p)) return {3, 0.13 + 70 * planes, 0.02};
@@ -86,12 +95,13 @@ Rate interleaved_rate(const ConvProblem& p, Pass pass) {
   const double padded = double(p.n * p.c) * rows * row / elements;
   // wgrad reads its band again for every few taps: a wide one from L2.
   const double again = pass == Pass::wgrad && volume(p.filter) > 128 ? 0.0002 * double(p.out[2]) : 0;
-  const bool far = p.layout == Layout::nhwc && elements > 1.2e6;
   const double plane = p.layout == Layout::nchw ? 25 * double(p.n * p.c) / elements : 0;
   // What is left of a row of taps is shorter: a tenth of them must go before it shows.
   const double inside = std::min(1.0, 1.1 * taps_inside(p, 1, 1) * taps_inside(p, 2, 7));
-  return {3, 0.18 + 0.05 * padded + plane + (far ? 0.2 * (1 + collides(p)) : 0),
-          (0.033 + again) * inside * filled(p.c)};
+  if (p.layout == Layout::nchw) return {3, 0.18 + 0.05 * padded + plane, (0.033 + again) * inside * filled(p.c)};
+  const double far = is_far(p) ? pixel_sets(p) == 1 ? 2 : 1 : 0;
+  if (pass == Pass::wgrad) return {3, 0.12 + 0.05 * padded + 0.3 * far, (0.036 + again) * inside * filled(p.c)};
+  return {3, 0.18 + 0.05 * padded + 0.16 * far, 0.031 * inside * filled(p.c)};
 }
 
 // Lanes are output channels, sixteen at a time, or eight; packing takes half a nanosecond a weight, counted per tap of
