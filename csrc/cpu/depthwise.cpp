@@ -76,8 +76,12 @@ int64_t chunk_channels(const ConvProblem& p) {
   return std::max(run, bytes / (pixels * size_of(p.dtype)));
 }
 
+// NHWC: pixels of tensors that come from memory are asked for before their turn. Nearer ones the hardware has in time:
+// asking takes a fifth longer there, and not asking nearly twice as long here.
+bool asks_ahead(const ConvProblem& p) { return (p.x_elements() + p.y_elements()) * size_of(p.dtype) > (16 << 20); }
+
 Prepared<ConvProblem> prepare_pixel_gradient(const ConvProblem& p, const PlanOptions& options) {
-  PixelGradient task{weight_gradient(p), p.k, p.k_per_group(), volume(p.filter), 1, {}, {}};
+  PixelGradient task{weight_gradient(p), p.k, p.k_per_group(), volume(p.filter), 1, {}, asks_ahead(p), {}};
   const auto phases = std::make_shared<Phases>(task.problem.axis);
   for (int i = 0; i < 3; ++i) task.phase[i] = phases->axis[i].data();
   // A second stage takes as long as some hundred outputs: rather chunks than splits.
@@ -158,6 +162,7 @@ Prepared<ConvProblem> prepare_pixels(const ConvProblem& p, Pass pass, const Plan
                       volume(p.filter),
                       chunks_of(pass == Pass::fprop ? p.k : p.c, chunk_channels(p)),
                       false,
+                      asks_ahead(p),
                       {},
                       nullptr};
   // All of a tile, which lies in one run, or long runs of each pixel.

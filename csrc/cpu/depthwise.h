@@ -111,6 +111,7 @@ struct PixelDepthwise {
   int64_t channels, multiplier, taps;
   Chunks chunks;
   bool stream;  // past the caches
+  bool ahead;   // asks for pixels before their turn
   const PhaseAxis* phase[3];
   void* packed;  // workspace
 };
@@ -128,6 +129,7 @@ struct PixelGradient {
   WeightGradient problem;
   int64_t channels, multiplier, taps, splits;
   Chunks chunks;
+  bool ahead;
   const PhaseAxis* phase[3];
 };
 

@@ -66,7 +66,7 @@ void tile(const Line<T>& line, int64_t i, int64_t count) {
     const A* packed = weights_of(l, c);
     if (at * int64_t(sizeof(T)) % 64 == 0) {
       ask_for<kTile * M>(l.rows, l.count, l.fresh, (origin + count * M + S - M) * pixel + c, pixel);
-      if (!l.stage)
+      if (l.fresh && !l.stage)
 #pragma GCC unroll 8
         for (int p = 0; p < kTile; ++p) __builtin_prefetch(l.out + (i + count + p) * l.out_step + c, 1);
     }
@@ -202,8 +202,8 @@ void pair_tile(const Line<T>& even_line, const Line<T>& odd_line, int64_t i, int
     int64_t c = at;
     const A* packed = weights_of(even, c);
     if (at * int64_t(sizeof(T)) % 64 == 0)
-      ask_for<P>(even.rows, even.count, 1, (origin + count + reach - 1) * pixel + c, pixel);
-    if (at * int64_t(sizeof(T)) % 64 == 0 && !even.stage)
+      ask_for<P>(even.rows, even.count, even.fresh, (origin + count + reach - 1) * pixel + c, pixel);
+    if (at * int64_t(sizeof(T)) % 64 == 0 && even.fresh && !even.stage)
 #pragma GCC unroll 16
       for (int p = 0; p < 2 * P; ++p) __builtin_prefetch(even.out + (i + count) * even.out_step + p * pixel + c, 1);
     vec<A> sum[P][2];
@@ -292,7 +292,7 @@ void pixel_depthwise(const void* context, int64_t begin, int64_t end) {
       const int64_t n = index / height / slices / p.chunks.count;
       Line<T> l;
       l.rows = memory, l.valid = reinterpret_cast<uint32_t*>(memory + rows);
-      l.fresh = c.axis[1].mul, l.channels = p.channels, l.multiplier = p.multiplier, l.in = c.axis[2].in;
+      l.fresh = p.ahead ? c.axis[1].mul : 0, l.channels = p.channels, l.multiplier = p.multiplier, l.in = c.axis[2].in;
       l.first = p.chunks.first(chunk), l.last = p.chunks.last(chunk, p.channels);
       l.count =
           source_rows(c.axis, p.phase, d, h, static_cast<const T*>(c.src) + n * c.src_strides.n, c.src_strides, memory);

@@ -54,8 +54,8 @@ inline uint32_t bits(int64_t first, int64_t last) {
 // Its bits are tested as they are needed, not beforehand, which would take a register or a place in memory for each.
 inline __attribute__((always_inline)) void keep_in_register(uint32_t& bits) { asm volatile("" : "+r"(bits)); }
 
-// Asks for `Pixels` pixels from element `at` on of the rows that this output row is the first to read: what the next
-// tile needs. They may lie past the end of the tensor.
+// Asks for `Pixels` pixels from element `at` on of the `fresh` rows that this output row is the first to read: what the
+// next tile needs. They may lie past the end of the tensor.
 template <int Pixels, class T>
 inline __attribute__((always_inline)) void ask_for(const SourceRow<T>* rows, int64_t count, int64_t fresh, int64_t at,
                                                    int64_t pixel) {

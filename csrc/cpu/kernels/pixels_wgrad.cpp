@@ -26,6 +26,8 @@ int64_t place_of(const Line<T>& l, int64_t c) {
   return vector * l.taps * N + c - first;
 }
 
+constexpr int kBeside = 14;  // outputs at most of a tile whose rows are side by side: their pixels have a bit each
+
 template <class A>
 inline __attribute__((always_inline)) void add(A* to, vec<A> value) {
   store(to, load(to) + value);
@@ -87,8 +89,9 @@ void tile(const Line<T>& line, int64_t i, int64_t count) {
     const T* next = l.gy + (i + count) * pixel + c;
     if (at * int64_t(sizeof(T)) % 64 == 0) {
       ask_for<kTile * M>(l.rows, l.count, l.fresh, (origin + count * M + S - M) * pixel + c, pixel);
+      if (l.fresh)
 #pragma GCC unroll 8
-      for (int p = 0; p < kTile; ++p) __builtin_prefetch(next + p * pixel);
+        for (int p = 0; p < kTile; ++p) __builtin_prefetch(next + p * pixel);
     }
     vec<A> g[kTile];
     load_gradients(l, i, count, c, g);
@@ -98,6 +101,64 @@ void tile(const Line<T>& line, int64_t i, int64_t count) {
 #pragma GCC unroll 8
       for (int s = 0; s < S; ++s) add(totals + (row->tap + w.tap + s) * N, sum[s]);
     }
+  }
+}
+
+// Likewise R filter rows side by side: each gradient is loaded once, and then slides past the pixels that meet it, so
+// that no sum waits for itself longer than a step takes. At least as many outputs as gradients that slide along.
+template <class T, int S, int M, int R>
+void tile_beside(const Line<T>& line, int64_t i, int64_t count) {
+  const Line<T> l = line;
+  using A = accumulator_t<T>;
+  constexpr int64_t N = lanes<A>;
+  constexpr int Q = (S + M - 1) / M;  // outputs that a pixel meets
+  const PhaseAxis& w = l.width;
+  const int64_t pixel = l.channels, origin = i * M + w.first;
+  const uint32_t valid = bits(-origin, least((count - 1) * M + S, l.in - origin));
+  A* totals = l.sums;
+  for (int64_t at = l.first; at < l.last; at += N, totals += l.taps * N) {
+    const int64_t c = least(at, l.channels - N);
+    const T* gy = l.gy + i * pixel + c;
+    if (at * int64_t(sizeof(T)) % 64 == 0) {
+      ask_for<kBeside * M>(l.rows, l.count, l.fresh, (origin + count * M + S - M) * pixel + c, pixel);
+      if (l.fresh)
+#pragma GCC unroll 16
+        for (int p = 0; p < kBeside; ++p) __builtin_prefetch(gy + (count + p) * pixel);
+    }
+    vec<A> sum[R][S] = {}, g[Q] = {};
+    const T* from[R];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) from[r] = l.rows[r].source + origin * pixel + c;
+    uint32_t now = valid;
+    // Outputs o - low to o - high, not included, each meet their pixel of [o * M, o * M + M).
+    const auto step = [&](bool fresh, int low, int high) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+      for (int q = Q - 1; q > 0; --q) g[q] = g[q - 1];
+      if (fresh) g[0] = load_as<A>(gy), gy += pixel;
+#pragma GCC unroll 4
+      for (int j = 0; j < M; ++j) {
+        if (now & 1u << j)
+#pragma GCC unroll 4
+          for (int r = 0; r < R; ++r) {
+            const vec<A> value = load_as<A>(from[r] + j * pixel);
+#pragma GCC unroll 4
+            for (int q = low; q < high; ++q)
+              if (j + q * M < S) sum[r][j + q * M] += g[q] * value;
+          }
+      }
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) from[r] += M * pixel;
+      now >>= M;
+    };
+#pragma GCC unroll 4
+    for (int o = 0; o < Q - 1; ++o) step(true, 0, o + 1);
+    for (int64_t o = Q - 1; o < count; ++o) step(true, 0, Q);
+#pragma GCC unroll 4
+    for (int o = 0; o < Q - 1; ++o) step(false, o + 1, Q);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int t = 0; t < S; ++t) add(totals + (l.rows[r].tap + w.tap + t) * N, sum[r][t]);
   }
 }
 
@@ -150,23 +211,33 @@ void singles(const Line<T>& l) {
       for (int64_t c = l.first; c < l.last; ++c) single(l, *row, t, c);
 }
 
-template <class T, void (*Tile)(const Line<T>&, int64_t, int64_t)>
+template <class T, void (*Tile)(const Line<T>&, int64_t, int64_t), int Outputs = kTile>
 void line(const Line<T>& l) {
-  for_tiles(l.width.outputs, kTile, [&](int64_t i, int64_t count) { Tile(l, i, count); });
+  for_tiles(l.width.outputs, Outputs, [&](int64_t i, int64_t count) { Tile(l, i, count); });
+}
+
+// Side by side if there are registers for their sums.
+template <class T, int S, int M>
+void tile_line(const Line<T>& l) {
+  if (S == 3 && l.width.outputs > 2) {
+    if (l.count == 3) return line<T, tile_beside<T, 3, M, 3>, kBeside>(l);
+    if (l.count == 2) return line<T, tile_beside<T, 3, M, 2>, kBeside>(l);
+  }
+  line<T, tile<T, S, M>>(l);
 }
 
 template <class T>
 void (*line_for(const PixelGradient& p, const PhaseAxis& w))(const Line<T>&) {
   if (p.channels < lanes<accumulator_t<T>> || p.multiplier > 1) return singles<T>;
   if (w.apart == 1 && w.mul == 1) {
-    if (w.taps == 3) return line<T, tile<T, 3, 1>>;
-    if (w.taps == 5) return line<T, tile<T, 5, 1>>;
-    if (w.taps == 7) return line<T, tile<T, 7, 1>>;
+    if (w.taps == 3) return tile_line<T, 3, 1>;
+    if (w.taps == 5) return tile_line<T, 5, 1>;
+    if (w.taps == 7) return tile_line<T, 7, 1>;
   }
   if (w.apart == 1 && w.mul == 2) {
-    if (w.taps == 3) return line<T, tile<T, 3, 2>>;
-    if (w.taps == 5) return line<T, tile<T, 5, 2>>;
-    if (w.taps == 7) return line<T, tile<T, 7, 2>>;
+    if (w.taps == 3) return tile_line<T, 3, 2>;
+    if (w.taps == 5) return tile_line<T, 5, 2>;
+    if (w.taps == 7) return tile_line<T, 7, 2>;
   }
   return line<T, tile_apart<T>>;
 }
@@ -187,7 +258,7 @@ void gradient_task(const PixelGradient& p, int64_t chunk, int64_t split) {
   l.sums = totals + elements;
   auto* rows = reinterpret_cast<SourceRow<T>*>(l.sums + elements);
   for (int64_t i = 0; i < 2 * elements; ++i) totals[i] = 0;
-  l.rows = rows, l.fresh = c.axis[1].mul, l.channels = p.channels, l.multiplier = p.multiplier;
+  l.rows = rows, l.fresh = p.ahead ? c.axis[1].mul : 0, l.channels = p.channels, l.multiplier = p.multiplier;
   l.in = c.axis[2].in, l.width = p.phase[2][0];
   const auto run = line_for<T>(p, l.width);
   const int64_t units = c.n * slices * height, begin = split * units / p.splits, end = (split + 1) * units / p.splits;
