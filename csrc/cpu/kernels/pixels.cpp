@@ -12,6 +12,8 @@ namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
 
 // One phase of one output row, channels [first, last) of it. Weights are [vector][tap][lane], a bias after the taps.
+// Tiles copy it, because a vector that is stored might lie anywhere: the fields of what is passed by reference would be
+// read again after each.
 template <class T>
 struct Line {
   using A = accumulator_t<T>;

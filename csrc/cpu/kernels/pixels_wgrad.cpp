@@ -7,7 +7,8 @@
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
 
-// One output row, channels [first, last) of it: `sums` are [vector][tap][lane].
+// One output row, channels [first, last) of it: `sums` are [vector][tap][lane]. Tiles copy it, as those of
+// pixels.cpp do.
 template <class T>
 struct Line {
   using A = accumulator_t<T>;
@@ -74,6 +75,16 @@ inline __attribute__((always_inline)) void add_row(const T* from, int64_t pixel,
   }
 }
 
+// Asks for what a tile of `Outputs` outputs from i on reads of a cache line of channels.
+template <int Outputs, int S, int M, class T>
+inline __attribute__((always_inline)) void ask_for_tile(const Line<T>& l, int64_t i, int64_t c) {
+  const int64_t pixel = l.channels;
+  ask_for<Outputs * M>(l.rows, l.count, l.fresh, (i * M + l.width.first + S - M) * pixel + c, pixel);
+  if (!l.fresh) return;
+#pragma GCC unroll 16
+  for (int p = 0; p < Outputs; ++p) __builtin_prefetch(l.gy + (i + p) * pixel + c);
+}
+
 // Outputs [i, i + count).
 template <class T, int S, int M>
 void tile(const Line<T>& line, int64_t i, int64_t count) {
@@ -87,12 +98,7 @@ void tile(const Line<T>& line, int64_t i, int64_t count) {
   for (int64_t at = l.first; at < l.last; at += N, totals += l.taps * N) {
     const int64_t c = least(at, l.channels - N);
     const T* next = l.gy + (i + count) * pixel + c;
-    if (at * int64_t(sizeof(T)) % 64 == 0) {
-      ask_for<kTile * M>(l.rows, l.count, l.fresh, (origin + count * M + S - M) * pixel + c, pixel);
-      if (l.fresh)
-#pragma GCC unroll 8
-        for (int p = 0; p < kTile; ++p) __builtin_prefetch(next + p * pixel);
-    }
+    if (at * int64_t(sizeof(T)) % 64 == 0) ask_for_tile<kTile, S, M>(l, i + count, c);
     vec<A> g[kTile];
     load_gradients(l, i, count, c, g);
     for (const SourceRow<T>* row = l.rows; row < l.rows + l.count; ++row) {
@@ -119,12 +125,7 @@ void tile_beside(const Line<T>& line, int64_t i, int64_t count) {
   for (int64_t at = l.first; at < l.last; at += N, totals += l.taps * N) {
     const int64_t c = least(at, l.channels - N);
     const T* gy = l.gy + i * pixel + c;
-    if (at * int64_t(sizeof(T)) % 64 == 0) {
-      ask_for<kBeside * M>(l.rows, l.count, l.fresh, (origin + count * M + S - M) * pixel + c, pixel);
-      if (l.fresh)
-#pragma GCC unroll 16
-        for (int p = 0; p < kBeside; ++p) __builtin_prefetch(gy + (count + p) * pixel);
-    }
+    if (at * int64_t(sizeof(T)) % 64 == 0) ask_for_tile<kBeside, S, M>(l, i + count, c);
     vec<A> sum[R][S] = {}, g[Q] = {};
     const T* from[R];
 #pragma GCC unroll 4
